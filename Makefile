@@ -1,0 +1,54 @@
+# The front door. Every target sets itself up; a new machine needs Python 3.11+, a C compiler and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check -q
+
+# The native kernel is part of the install, so a change of its source installs again.
+SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format peers clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -U pip
+
+$(VENV)/.installed: $(SOURCES) | $(BIN)/pip
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --group dev
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.dev
+	$(PIP) install --group peers
+	@touch $@
+
+install: $(VENV)/.installed ## the package, editable, in .venv
+
+demo: $(VENV)/.installed ## the main job on the embedded broker: make demo [INPUT=my.jsonl KEY=field]
+	$(BIN)/python samples/flights/demo.py $(if $(INPUT),--input $(INPUT)) $(if $(KEY),--key $(KEY))
+
+test: $(VENV)/.peers ## every test; peers that are not there are skipped and listed at the end
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## write what `make check` asks of the format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+peers: $(VENV)/.peers ## the other clients that tests and benchmarks compare with
+	$(BIN)/python tests/support/apache_kafka.py
+
+clean: ## everything that can be made again
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

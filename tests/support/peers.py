@@ -1,0 +1,76 @@
+"""Which foreign programs a test needs, and what happens where one is missing.
+
+A test says `@pytest.mark.peer("java", "apache-4.3")`. A missing peer skips it, unless `OTTLA_REQUIRE` names the peer: then
+it fails. The run ends with a table of peers: tests run, tests skipped and why.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections import Counter
+from functools import cache
+
+import pytest
+from support import apache_kafka
+
+
+def _module(name: str) -> str | None:
+    return None if importlib.util.find_spec(name) else f"the Python package {name} is not installed"
+
+
+def _program(name: str) -> str | None:
+    return None if shutil.which(name) else f"{name} is not on the PATH"
+
+
+@cache
+def missing(peer: str) -> str | None:
+    """Why the peer cannot be used here, or None if it can."""
+    if peer.startswith("apache-"):
+        try:
+            apache_kafka.install(apache_kafka.VERSIONS[peer.removeprefix("apache-")])
+        except apache_kafka.KafkaNotAvailable as error:
+            return str(error)
+        return None
+    checks = {
+        "java": lambda: _program("java"),
+        "kcat": lambda: _program("kcat"),
+        "confluent": lambda: _module("confluent_kafka"),
+        "aiokafka": lambda: _module("aiokafka"),
+        "kafka-python": lambda: _module("kafka"),
+        "faststream": lambda: _module("faststream"),
+    }
+    return checks[peer]()
+
+
+def required() -> set[str]:
+    return {peer for peer in os.environ.get("OTTLA_REQUIRE", "").replace(" ", "").split(",") if peer}
+
+
+class PeerTable:
+    """A pytest plugin: skips or fails tests whose peers are missing, and prints the table at the end."""
+
+    def __init__(self) -> None:
+        self._run: Counter[str] = Counter()
+        self._skipped: Counter[str] = Counter()
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        for peer in [name for mark in item.iter_markers("peer") for name in mark.args]:
+            reason = missing(peer)
+            if reason is None:
+                self._run[peer] += 1
+                continue
+            self._skipped[peer] += 1
+            if peer in required():
+                pytest.fail(f"{peer} is required here (OTTLA_REQUIRE) and missing: {reason}", pytrace=False)
+            pytest.skip(f"{peer}: {reason}")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        peers = sorted(set(self._run) | set(self._skipped))
+        if not peers:
+            return
+        terminalreporter.section("peers")
+        for peer in peers:
+            why = f"  skipped {self._skipped[peer]}: {missing(peer)}" if self._skipped[peer] else ""
+            terminalreporter.write_line(f"{peer:<14} {self._run[peer]:>4} tests run{why}")
