@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from support.peers import PeerTable
 
 # The same examples on every run: a red build can be repeated. `make soak` looks for new ones.

@@ -1,7 +1,7 @@
 """Which foreign programs a test needs, and what happens where one is missing.
 
-A test says `@pytest.mark.peer("java", "apache-4.3")`. A missing peer skips it, unless `OTTLA_REQUIRE` names the peer: then
-it fails. The run ends with a table of peers: tests run, tests skipped and why.
+A test says `@pytest.mark.peer("java", "apache-4.3")`. A missing peer skips it, unless `OTTLA_REQUIRE` names the peer:
+then it fails. The run ends with a table of peers: tests run, tests skipped and why.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
+
 from support import apache_kafka
 
 
