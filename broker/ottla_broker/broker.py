@@ -1,0 +1,98 @@
+"""Broker: the parts of one broker, without sockets.
+
+The shell (or a test) owns the event loop, calls `handle` for each request in the order of its connection, `settle`
+when it has handed over what came in, and `tick` when `deadline_ms` is reached.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ottla_broker import api
+
+if TYPE_CHECKING:
+    from ottla_broker.context import RequestContext
+    from ottla_broker.controller.controller import Controller
+    from ottla_broker.coordinator.group_coordinator import GroupCoordinator
+    from ottla_broker.replication.replica_manager import ReplicaManager
+    from ottla_broker.shell.config import BrokerConfig
+
+
+class Clock(Protocol):
+    """The two clocks. Logic never reads them itself: they are read at the edge and handed on as `now_ms`."""
+
+    def now_ms(self) -> int:
+        """Monotonic milliseconds: time-outs, deadlines, ticks."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970: what is written into records and compared with record timestamps."""
+        ...
+
+
+class Authorizer(Protocol):
+    """The one authorization step of every request."""
+
+    def authorize(self, context: RequestContext, request: Any) -> None:
+        """Return if `context.principal` may make this request; raise the KafkaError that refuses it otherwise."""
+        ...
+
+
+class AllowAll:
+    """No identities yet: everybody may do everything."""
+
+    def authorize(self, context: RequestContext, request: Any) -> None:
+        """Allow it."""
+
+
+class Broker:
+    """One broker: configuration, controller, replicas, group coordinator.
+
+    Attributes:
+        node_id: this broker's id.
+        host, port: what clients are told (`advertised.listeners`).
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        *,
+        clock: Clock,
+        controller: Controller,
+        replicas: ReplicaManager,
+        groups: GroupCoordinator,
+        host: str,
+        port: int,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.controller = controller
+        self.replicas = replicas
+        self.groups = groups
+        self.authorizer: Authorizer = authorizer or AllowAll()
+        self.node_id = config.node_id
+        self.host = host
+        self.port = port
+
+    def handle(self, context: RequestContext, request: Any) -> Any:
+        """Handle one request: a response, a `Pending` of one, or None (no answer)."""
+        return api.dispatch(self, context, request)
+
+    def settle(self, now_ms: int) -> None:
+        """Do what became possible: answers that waited for a high watermark, fetches that waited for data.
+
+        Called once after a batch of requests, so that a fetch sees the batch and not its first record.
+        """
+        self.replicas.settle(now_ms)
+
+    def tick(self, now_ms: int) -> None:
+        """Run everything that is due."""
+        self.replicas.tick(now_ms)
+        self.groups.tick(now_ms)
+        self.settle(now_ms)
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` has something to do, or None."""
+        deadlines = [at for at in (self.replicas.deadline_ms(), self.groups.deadline_ms()) if at is not None]
+        return min(deadlines, default=None)
