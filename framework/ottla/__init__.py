@@ -1,0 +1,88 @@
+"""Ottla: Spring-style messaging with transactions, on its own Kafka-compatible broker.
+
+Names are imported when they are first used (PEP 562), so that `import ottla` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ottla.app import Ottla
+    from ottla.client import OffsetAndMetadata, TopicPartition
+    from ottla.consumer_factory import ConsumerFactory
+    from ottla.error_handling import BatchListenerFailed, ErrorHandler, Retry, log_and_skip, stop_container
+    from ottla.listener.ack import AckMode, Acknowledgment
+    from ottla.listener.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
+    from ottla.listener.endpoint import listener
+    from ottla.listener.message import Depends, Header, Key, Message, Payload, RecordMetadata
+    from ottla.producer_factory import ProducerFactory
+    from ottla.send import ProducerRecord, SendFuture, SendResult, gather
+    from ottla.template import KafkaTemplate
+    from ottla_wire.records import ConsumerRecord
+
+__all__ = [
+    # the application
+    "Ottla",
+    "listener",
+    # sending
+    "KafkaTemplate",
+    "ProducerFactory",
+    "ProducerRecord",
+    "SendFuture",
+    "SendResult",
+    "gather",
+    # listening
+    "AckMode",
+    "Acknowledgment",
+    "ConcurrentMessageListenerContainer",
+    "ConsumerFactory",
+    "ConsumerRecord",
+    "ContainerProperties",
+    "ContainerState",
+    "Depends",
+    "Header",
+    "Key",
+    "Message",
+    "Payload",
+    "RecordMetadata",
+    # errors in listeners
+    "BatchListenerFailed",
+    "ErrorHandler",
+    "Retry",
+    "log_and_skip",
+    "stop_container",
+    # places
+    "OffsetAndMetadata",
+    "TopicPartition",
+]
+
+_HOMES = {
+    "ottla.app": ("Ottla",),
+    "ottla.client": ("OffsetAndMetadata", "TopicPartition"),
+    "ottla.consumer_factory": ("ConsumerFactory",),
+    "ottla.error_handling": ("BatchListenerFailed", "ErrorHandler", "Retry", "log_and_skip", "stop_container"),
+    "ottla.listener.ack": ("AckMode", "Acknowledgment"),
+    "ottla.listener.container": ("ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"),
+    "ottla.listener.endpoint": ("listener",),
+    "ottla.listener.message": ("Depends", "Header", "Key", "Message", "Payload", "RecordMetadata"),
+    "ottla.producer_factory": ("ProducerFactory",),
+    "ottla.send": ("ProducerRecord", "SendFuture", "SendResult", "gather"),
+    "ottla.template": ("KafkaTemplate",),
+    "ottla_wire.records": ("ConsumerRecord",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ottla' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,167 @@
+"""`@listener`: what a decorated function wants to receive, and how. Nothing starts here."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from ottla.errors import ConfigError
+from ottla.listener.ack import AckMode
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ATTRIBUTE = "__ottla_listeners__"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListenerEndpoint:
+    """One use of `@listener`, as written (Spring: KafkaListenerEndpoint)."""
+
+    function: Callable[..., Any]
+    topics: tuple[str, ...] = ()
+    id: str | None = None
+    group: str | None = None
+    pattern: str | None = None
+    partitions: Mapping[str, Any] | None = None
+    concurrency: int = 1
+    ack: AckMode = AckMode.BATCH
+    batch: bool | None = None
+    filter: Callable[..., bool] | None = None
+    on_error: Any = None
+    auto_start: bool = True
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what can be seen to be wrong without a broker."""
+        given = [bool(self.topics), self.pattern is not None, self.partitions is not None]
+        if sum(given) != 1:
+            raise ConfigError(f"{self.name}: give the listener exactly one of topics, pattern= and partitions=")
+        if self.concurrency < 1:
+            raise ConfigError(f"{self.name}: concurrency is {self.concurrency}; it counts consumers, so 1 or more")
+        if self.batch and self.ack is AckMode.RECORD:
+            raise ConfigError(f"{self.name}: AckMode.RECORD needs a listener that takes one record; use AckMode.BATCH")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"{self.name}: pattern {self.pattern!r} is not a regular expression: {error}"
+                ) from None
+
+    @property
+    def name(self) -> str:
+        """The function's name as a user would look for it: `module.function`."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def bound_to(self, function: Callable[..., Any]) -> ListenerEndpoint:
+        """The same wishes for a bound method."""
+        return replace(self, function=function)
+
+
+def listener(
+    *topics: str,
+    id: str | None = None,
+    group: str | None = None,
+    pattern: str | re.Pattern[str] | None = None,
+    partitions: Mapping[str, Any] | None = None,
+    concurrency: int = 1,
+    ack: AckMode = AckMode.BATCH,
+    batch: bool | None = None,
+    filter: Callable[..., bool] | None = None,
+    on_error: Any = None,
+    auto_start: bool = True,
+    consumer: Mapping[str, Any] | None = None,
+) -> Callable[[Function], Function]:
+    """Mark a function as the receiver of records (Spring: @KafkaListener). The function itself stays as it is.
+
+    Args:
+        topics: the topics' names; or else `pattern` (a regular expression of names) or `partitions`
+            (`{"orders": [0, 1]}`, or with offsets to start from `{"orders": {0: 42, 1: "latest"}}`).
+        id: the name of the listener's container in `app.listeners`; by default the group, else the function's name.
+        group: the consumer group; by default the id, else one made of the application's and the function's name.
+        concurrency: how many consumers of the group run here.
+        ack: when offsets are committed.
+        batch: whether the function takes a list of records; by default yes if its payload is hinted `list[T]`.
+        filter: called with each ConsumerRecord; a record for which it is true never reaches the function, and counts
+            as processed.
+        on_error: an ErrorHandler; by default ten deliveries, then the error is logged and the record passed over.
+        auto_start: False leaves the container to be started by hand.
+        consumer: client settings for this listener's consumers.
+
+    Raises:
+        ConfigError: the arguments do not go together.
+    """
+    regex = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+
+    def decorate(function: Function) -> Function:
+        if not callable(function):
+            raise ConfigError("@listener decorates a function: write @listener('topic'), with the topic's name")
+        endpoint = ListenerEndpoint(
+            function=function,
+            topics=topics,
+            id=id,
+            group=group,
+            pattern=regex,
+            partitions=partitions,
+            concurrency=concurrency,
+            ack=ack,
+            batch=batch,
+            filter=filter,
+            on_error=on_error,
+            auto_start=auto_start,
+            consumer=dict(consumer or {}),
+        )
+        function.__dict__.setdefault(_ATTRIBUTE, []).append(endpoint)
+        BARE_LISTENERS.append(endpoint)
+        return function
+
+    if topics and callable(topics[0]):
+        raise ConfigError("@listener needs the topic's name: write @listener('orders') above the function")
+    return decorate
+
+
+BARE_LISTENERS: list[ListenerEndpoint] = []
+"""Every endpoint made by the bare decorator in this process, in order; an application picks its own from here."""
+
+
+def endpoints_of(source: object) -> Iterator[ListenerEndpoint]:
+    """The listeners of a function, a module, or an instance (its bound methods)."""
+    marked = getattr(source, _ATTRIBUTE, None)
+    if marked is not None:
+        bound = inspect.ismethod(source)
+        for endpoint in marked:
+            yield endpoint.bound_to(source) if bound else endpoint
+        return
+    for _, member in inspect.getmembers(source, _is_marked):
+        if inspect.ismodule(source) or inspect.ismethod(member):
+            yield from endpoints_of(member)
+
+
+def _is_marked(member: object) -> bool:
+    return callable(member) and hasattr(member, _ATTRIBUTE)
+
+
+def is_unbound_method(endpoint: ListenerEndpoint) -> bool:
+    """Whether the decorated function was written in a class body, so that it needs an instance to be called."""
+    qualified = endpoint.function.__qualname__
+    owner = qualified.rpartition(".")[0]
+    return bool(owner) and not owner.endswith("<locals>") and not inspect.ismethod(endpoint.function)
+
+
+def unique(endpoints: Iterable[ListenerEndpoint]) -> list[ListenerEndpoint]:
+    """The endpoints without repetition, in order: a function may be reached through its module and by itself."""
+    found: dict[tuple[object, ...], ListenerEndpoint] = {}
+    for endpoint in endpoints:
+        identity = (
+            endpoint.function,
+            endpoint.topics,
+            endpoint.pattern,
+            id(endpoint.partitions),
+            endpoint.id,
+            endpoint.group,
+        )
+        found.setdefault(identity, endpoint)
+    return list(found.values())
