@@ -1,0 +1,247 @@
+"""`SendFuture` in plain Python; `_native` has the same class for where a C compiler was at hand.
+
+What is one step that no thread can divide (see `waiting`) is here a block under one lock for all futures: it is held
+for a few instructions, and never while foreign code runs.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from ottla_wire.records import waiting
+from ottla_wire.records.model import ProducerRecord, RecordMetadata, SendError
+
+_guard = allocate_lock()
+
+_PENDING, _STORED, _FAILED = range(3)
+
+
+class SendResult:
+    """Where a record was stored."""
+
+    __slots__ = ("_future", "offset", "partition", "timestamp_ms", "topic")
+
+    def __init__(self, future: SendFuture) -> None:
+        self._future = future
+        self.topic: str = future.topic
+        self.partition: int = future._partition
+        self.offset: int = future._offset
+        self.timestamp_ms: int = future._timestamp_ms
+
+    @property
+    def record(self) -> ProducerRecord:
+        """The record as its sender gave it."""
+        return self._future.record
+
+    @property
+    def metadata(self) -> RecordMetadata:
+        """The same facts, and the serialized sizes, as a value of their own."""
+        return self._future._metadata()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SendResult):
+            return NotImplemented
+        return self.metadata == other.metadata and self.record == other.record
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"SendResult(topic={self.topic!r}, partition={self.partition}, offset={self.offset}, "
+            f"timestamp_ms={self.timestamp_ms})"
+        )
+
+
+class SendFuture:
+    """A record under way: awaited from any loop, waited for on any thread, or given callbacks."""
+
+    __slots__ = (
+        "__weakref__",
+        "_asked_partition",
+        "_asked_timestamp_ms",
+        "_error",
+        "_key_size",
+        "_offset",
+        "_partition",
+        "_state",
+        "_timestamp_ms",
+        "_value_size",
+        "_watchers",
+        "headers",
+        "key",
+        "topic",
+        "value",
+    )
+
+    forbid_waiting_on_this_thread = staticmethod(waiting.forbid_waiting_on_this_thread)
+
+    def __init__(
+        self,
+        topic: str,
+        value: Any = None,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Any = None,
+    ) -> None:
+        self.topic = topic
+        self.value = value
+        self.key = key
+        self.headers = headers
+        self._asked_partition = partition
+        self._asked_timestamp_ms = timestamp_ms
+        self._partition = -1
+        self._offset = -1
+        self._timestamp_ms = -1 if timestamp_ms is None else timestamp_ms
+        self._key_size = -1
+        self._value_size = -1
+        self._state = _PENDING
+        self._error: BaseException | None = None
+        self._watchers: list[Any] | None = None
+
+    # What the sender asked for, and what came of it
+
+    @property
+    def record(self) -> ProducerRecord:
+        """The record as its sender gave it."""
+        return ProducerRecord(
+            self.topic, self.value, self.key, self._asked_partition, self._asked_timestamp_ms, self.headers
+        )
+
+    def done(self) -> bool:
+        """Whether the record is stored, or failed for good."""
+        return self._state != _PENDING
+
+    def result(self, timeout: float | None = None) -> SendResult:
+        """Wait for the answer, `timeout` seconds at most.
+
+        Raises:
+            SendError: the record was not stored; `__cause__` says why.
+            TimeoutError: no answer yet; the record may still be stored.
+            RuntimeError: this thread runs an event loop (`await` the future), or it is the one that receives answers.
+        """
+        if self._state == _PENDING:
+            waiting.wait_in_thread(self, timeout)
+        return self._outcome()
+
+    def exception(self, timeout: float | None = None) -> SendError | None:
+        """Wait as `result` does, and return the error in place of raising it; None if the record is stored."""
+        if self._state == _PENDING:
+            waiting.wait_in_thread(self, timeout)
+        return self._failure() if self._state == _FAILED else None
+
+    def add_callback(
+        self,
+        on_success: Callable[[SendResult], object] | None,
+        on_failure: Callable[[SendError], object] | None = None,
+    ) -> SendFuture:
+        """Call one of the two when the record is done: on the client's I/O thread, or at once if it is done already."""
+        callbacks = (on_success, on_failure)
+        if not self._push(callbacks):
+            self._run(callbacks)
+        return self
+
+    def __await__(self) -> Generator[Any, None, SendResult]:
+        if self._state == _PENDING:
+            yield from waiting.wait_in_loop(self)
+        return self._outcome()
+
+    def __repr__(self) -> str:
+        state = ("pending", f"stored at {self._partition}:{self._offset}", f"failed: {self._error!r}")[self._state]
+        return f"<SendFuture {self.topic} {state}>"
+
+    # For the engine
+
+    def _push(self, watcher: object) -> bool:
+        with _guard:
+            if self._state != _PENDING:
+                return False
+            if self._watchers is None:
+                self._watchers = []
+            self._watchers.append(watcher)
+            return True
+
+    def _drop(self, watcher: object) -> None:
+        with _guard:
+            if self._watchers is not None and watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+    def _written(self, timestamp_ms: int, key_size: int, value_size: int) -> None:
+        self._timestamp_ms = timestamp_ms
+        self._key_size = key_size
+        self._value_size = value_size
+
+    def _outcome(self) -> SendResult:
+        if self._state == _FAILED:
+            raise self._failure()
+        return SendResult(self)
+
+    def _failure(self) -> SendError:
+        # A new one each time: many tasks may raise it, and each would add its traceback to a shared one.
+        assert self._error is not None
+        return SendError.of(self.record, self._error, None if self._partition < 0 else self._partition)
+
+    def _metadata(self) -> RecordMetadata:
+        return RecordMetadata(
+            self.topic, self._partition, self._offset, self._timestamp_ms, self._key_size, self._value_size
+        )
+
+    def _run(self, callbacks: tuple[Callable[[Any], object] | None, Callable[[Any], object] | None]) -> None:
+        on_success, on_failure = callbacks
+        if self._state == _STORED:
+            if on_success is not None:
+                waiting.call(on_success, SendResult(self))
+        elif on_failure is not None:
+            waiting.call(on_failure, self._failure())
+
+
+def complete_batch(
+    futures: Sequence[SendFuture], topic: str, partition: int, base_offset: int, log_append_time_ms: int = -1
+) -> None:
+    """Finish the futures of a stored batch, in order: the first has `base_offset`, each further one the next offset.
+
+    `base_offset` is -1 if the broker did not tell it (acks=0), `log_append_time_ms` if the producer's timestamps stand.
+    Waiters wake first, each loop once; then the callbacks run, in order, on this thread. Futures that are done stay.
+    """
+    taken: list[tuple[SendFuture, list[Any]]] = []
+    with _guard:
+        for index, future in enumerate(futures):
+            if future._state != _PENDING:
+                continue
+            future._partition = partition
+            future._offset = base_offset + index if base_offset >= 0 else -1
+            if log_append_time_ms >= 0:
+                future._timestamp_ms = log_append_time_ms
+            future._state = _STORED
+            if future._watchers is not None:
+                taken.append((future, future._watchers))
+                future._watchers = None
+    _notify(taken)
+
+
+def fail_futures(futures: Sequence[SendFuture], error: BaseException, partition: int = -1) -> None:
+    """Finish futures with an error: each raises a `SendError` of its own whose `__cause__` is `error`."""
+    taken: list[tuple[SendFuture, list[Any]]] = []
+    with _guard:
+        for future in futures:
+            if future._state != _PENDING:
+                continue
+            future._partition = partition
+            future._error = error
+            future._state = _FAILED
+            if future._watchers is not None:
+                taken.append((future, future._watchers))
+                future._watchers = None
+    _notify(taken)
+
+
+def _notify(taken: list[tuple[SendFuture, list[Any]]]) -> None:
+    waiters = [watcher for _, watchers in taken for watcher in watchers if not isinstance(watcher, tuple)]
+    if waiters:
+        waiting.wake(waiters)
+    for future, watchers in taken:
+        for watcher in watchers:
+            if isinstance(watcher, tuple):
+                future._run(watcher)
