@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ottla import settings as settings_module
-from ottla.client import AdminClient
+from ottla.client import AdminClient, NewTopic
 from ottla.client.config import ClientConfig
 from ottla.client.engine import Engine
 from ottla.consumer_factory import LISTENER_DEFAULTS, ConsumerFactory
@@ -30,6 +30,7 @@ from ottla.listener.endpoint import BARE_LISTENERS, ListenerEndpoint, endpoints_
 from ottla.listener.registry import ListenerRegistry
 from ottla.producer_factory import ProducerFactory
 from ottla.template import KafkaTemplate
+from ottla.topics import declare_topics
 
 logger = logging.getLogger("ottla.app")
 
@@ -78,6 +79,7 @@ class Ottla:
         self._broker_in_child = False
         self._endpoints: list[ListenerEndpoint] = []
         self._included: list[object] = list(listeners or ())
+        self._topics: dict[str, NewTopic] = {}
         self._on_started: list[Callable[[], Any]] = []
         self._on_stopping: list[Callable[[], Any]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,6 +160,18 @@ class Ottla:
                     container = self._register(endpoint)
                     if endpoint.auto_start:
                         container.start()
+
+    def topic(
+        self, name: str, *, partitions: int = 1, replication: int = -1, config: Mapping[str, str] | None = None
+    ) -> None:
+        """Declare a topic: it is created when the application starts, before its listeners (Spring: NewTopic).
+
+        One that is there already gets more partitions if it has fewer, and is otherwise left as it is.
+
+        Args:
+            replication: how many brokers keep a copy; -1 leaves that to the cluster.
+        """
+        self._topics[name] = NewTopic(name, partitions, replication, dict(config or {}))
 
     def on_started(self, function: Function) -> Function:
         """Decorator: call the function when the application's listeners have been started."""
@@ -270,6 +284,8 @@ class Ottla:
                 for endpoint in endpoints:
                     self._register(endpoint)
                 self._started_client()
+                if self._topics:
+                    declare_topics(self.admin, list(self._topics.values()))
                 self._running = True
                 for endpoint, container in zip(endpoints, self.listeners.values(), strict=True):
                     if endpoint.auto_start:

@@ -210,6 +210,10 @@ class ConcurrentMessageListenerContainer:
         """The partitions of all consumers."""
         return sorted(partition for child in self._children for partition in child.assignment())
 
+    def assignments(self) -> list[list[TopicPartition]]:
+        """The partitions of each consumer."""
+        return [child.assignment() for child in self._children]
+
     @property
     def processed(self) -> int:
         """How many records are done with since `start`."""

@@ -1,0 +1,148 @@
+"""A listener loop driven by hand: a script of polls, a listener that fails where told, a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from ottla.client import TopicPartition
+from ottla.error_handling import ErrorHandler
+from ottla.listener.ack import AckMode, AckTracker
+from ottla.listener.listener_loop import (
+    Commit,
+    Deliver,
+    DeliverBatch,
+    Delivered,
+    ListenerLoop,
+    LoopControl,
+    Pause,
+    Poll,
+    Recover,
+    Request,
+    Resume,
+)
+from ottla_wire.records import ConsumerRecord, TimestampType
+
+
+def record(
+    offset: int, partition: int = 0, topic: str = "orders", value: bytes | None = b"{}", **more: Any
+) -> ConsumerRecord:
+    arguments = {"key": None, "headers": (), "leader_epoch": None, "delivery_attempt": 1, **more}
+    return ConsumerRecord(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=1000,
+        timestamp_type=TimestampType.CREATE_TIME,
+        value=value,
+        **arguments,
+    )
+
+
+class LoopRig:
+    """Plays driver, client and listener for a ListenerLoop, and writes down what happened."""
+
+    def __init__(
+        self, *, ack: AckMode = AckMode.BATCH, errors: ErrorHandler | None = None, batch: bool = False, **more: Any
+    ) -> None:
+        self.now_ms = 0
+        self.control = LoopControl()
+        self.acks = AckTracker(ack, **{name: more.pop(name) for name in ("ack_count", "ack_time_ms") if name in more})
+        self.errors = errors or ErrorHandler()
+        self.loop = ListenerLoop(
+            is_batch=batch,
+            acks=self.acks,
+            errors=self.errors,
+            control=self.control,
+            now_ms=lambda: self.now_ms,
+            **more,
+        )
+        self.polls: list[list[ConsumerRecord]] = []
+        self.listener: Callable[[Any], Delivered | None] = lambda _: None
+        self.delivered: list[tuple[int, int, int]] = []
+        self.batches: list[list[int]] = []
+        self.events: list[Any] = []
+        self.paused: set[TopicPartition] = set()
+        self.commit_failures: list[BaseException] = []
+
+    def run(self, *polls: Iterable[ConsumerRecord]) -> LoopRig:
+        """Drive the loop through these polls, then through idle ones until nothing is held, then stop it."""
+        self.polls += [list(poll) for poll in polls]
+        effects = self.loop.run()
+        outcome: Any = None
+        while True:
+            try:
+                effect = effects.send(outcome)
+            except StopIteration:
+                return self
+            outcome = self._perform(effect)
+
+    def _perform(self, effect: Any) -> Any:
+        match effect:
+            case Poll():
+                return self._poll(effect)
+            case Deliver():
+                return self._deliver(effect.records)
+            case DeliverBatch():
+                self.batches.append([r.offset for r in effect.records])
+                outcome = self.listener(effect.records)
+                return outcome if outcome is not None else Delivered(len(effect.records))
+            case Commit():
+                if self.commit_failures:
+                    return self.commit_failures.pop(0)
+                self.events.append(("commit", {(p.topic, p.partition): o.offset for p, o in effect.offsets.items()}))
+            case Recover():
+                self.events.append(("recover", effect.record.offset))
+                try:
+                    self.errors.recover(effect.record, effect.error)
+                except Exception as failure:  # noqa: BLE001 - as the drivers do
+                    return failure
+            case Pause():
+                self.paused |= set(effect.partitions)
+                self.events.append(("pause", [p.partition for p in effect.partitions]))
+            case Resume():
+                self.paused -= set(effect.partitions)
+                self.events.append(("resume", [p.partition for p in effect.partitions]))
+            case Request():
+                effect.call(self)
+            case _:
+                self.events.append(type(effect).__name__)
+        return None
+
+    def _poll(self, effect: Poll) -> list[ConsumerRecord]:
+        if self.polls:
+            records = self.polls.pop(0)
+            assert not {TopicPartition(r.topic, r.partition) for r in records} & self.paused
+            return records
+        if self.paused and effect.timeout < 1000:
+            self.now_ms += max(1, int(effect.timeout * 1000))
+            return []
+        self.control.stopping = True
+        return []
+
+    def _deliver(self, records: Any) -> Delivered:
+        for count, one in enumerate(records):
+            self.delivered.append((one.partition, one.offset, one.delivery_attempt))
+            try:
+                outcome = self.listener(one)
+            except Exception as error:  # noqa: BLE001 - as the drivers do
+                return Delivered(count, error)
+            if isinstance(outcome, Delivered):
+                return Delivered(count, outcome.error, outcome.nack_delay, outcome.stopped)
+        return Delivered(len(records))
+
+    @property
+    def commits(self) -> list[Any]:
+        return [event[1] for event in self.events if event[0] == "commit"]
+
+
+@pytest.fixture
+def make_record() -> Callable[..., ConsumerRecord]:
+    return record
+
+
+@pytest.fixture
+def rig() -> type[LoopRig]:
+    return LoopRig
