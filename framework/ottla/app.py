@@ -335,6 +335,10 @@ class Ottla:
     async def __aexit__(self, *exc: object) -> None:
         await self.stop_async()
 
+    def use_broker_process(self) -> None:
+        """Let an embedded broker be a child process, so that a busy handler does not slow it down. Before `start`."""
+        self._broker_in_child = True
+
     def run(self, *, until_idle: float | None = None) -> None:
         """Start, and block until SIGINT or SIGTERM, or until a listener has failed for good; then stop.
 
@@ -344,7 +348,7 @@ class Ottla:
         Raises:
             ListenerError and others: what made a listener fail for good.
         """
-        self._broker_in_child = True
+        self.use_broker_process()
         before = sys.getswitchinterval()
         sys.setswitchinterval(RUN_SWITCH_INTERVAL_SECONDS)
         stop = threading.Event()
