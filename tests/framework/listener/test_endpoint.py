@@ -18,7 +18,7 @@ from ottla.listener.endpoint import endpoints_of, is_unbound_method, unique
 def bare_listeners(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     listeners: list[Any] = []
     monkeypatch.setattr(module, "BARE_LISTENERS", listeners)
-    yield listeners
+    return listeners
 
 
 def test_the_function_stays_a_plain_function(bare_listeners: list[Any]) -> None:
