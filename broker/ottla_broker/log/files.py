@@ -1,0 +1,279 @@
+"""Files: everything the log asks of a file system, behind one small interface.
+
+Theory of operation. The log writes by appending and by truncating; small state files are replaced as a whole. What is
+appended is in the page cache and survives the death of the process; it survives a power failure only after
+`SyncTarget.sync`, and a new, renamed or removed name only after `sync_directory`. Tests put a file system in memory
+behind the same interface that loses exactly what it is allowed to lose.
+
+fsync may run on another thread: `sync_target` opens a descriptor of its own, so that nothing else has to be shared with
+that thread.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+DEFAULT_MAX_OPEN_FILES = 512
+
+
+class SyncTarget(Protocol):
+    """One file whose written bytes are to be made durable; used once, from any thread."""
+
+    def sync(self) -> None:
+        """Make everything written so far durable, and let go of the file. Raises OSError."""
+
+
+class LogFile(Protocol):
+    """A file that grows at its end."""
+
+    @property
+    def path(self) -> Path:
+        """Where the file is now."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file, as the log sees it."""
+
+    def append(self, data: Buffer) -> None:
+        """Write at the end. If that fails part of the way, what was written is cut off again and OSError is raised."""
+
+    def read(self, size: int, position: int) -> bytes:
+        """Up to `size` bytes from `position`; fewer only at the end of the file."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file down to `size` bytes."""
+
+    def rename(self, path: Path) -> None:
+        """Move the file; it stays usable."""
+
+    def close(self) -> None:
+        """Let go of the descriptor; a later call opens it again."""
+
+
+class Files(Protocol):
+    """The file system."""
+
+    def open(self, path: Path, *, create: bool = False) -> LogFile:
+        """A file to append to and read from. Raises FileNotFoundError unless `create`."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether a file or folder of this name is there."""
+
+    def list(self, folder: Path) -> list[str]:
+        """The names in a folder, sorted."""
+
+    def size(self, path: Path) -> int:
+        """Bytes in a file."""
+
+    def modified_ms(self, path: Path) -> int:
+        """Wall clock time of the last write."""
+
+    def read(self, path: Path) -> bytes:
+        """The whole of a small file."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create or overwrite a small file, without making it durable."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Replace a small file durably: after a crash at any moment it is wholly the old or wholly the new one."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename a file or folder, replacing a file of that name."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there."""
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder with all that is in it."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Create a folder, and make its name durable."""
+
+    def sync_directory(self, folder: Path) -> None:
+        """Make the names in a folder durable."""
+
+    def sync_target(self, path: Path) -> SyncTarget:
+        """Take hold of a file in order to fsync it later, perhaps on another thread."""
+
+
+class OsSyncTarget:
+    """A descriptor that is fsynced and closed."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def sync(self) -> None:
+        """Fsync and close."""
+        try:
+            os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+
+
+class OsLogFile:
+    """A file of the operating system; its descriptor is opened when needed, and the pool may close it in between."""
+
+    __slots__ = ("_fd", "_pool", "path", "size")
+
+    def __init__(self, pool: OsFiles, path: Path, fd: int) -> None:
+        self._pool = pool
+        self._fd = fd
+        self.path = path
+        self.size = os.fstat(fd).st_size
+
+    def append(self, data: Buffer) -> None:
+        """Write at the end, whole or not at all."""
+        fd = self._descriptor()
+        size = self.size
+        length = len(data)
+        try:
+            written = os.pwrite(fd, data, size)
+            while written < length:  # a full disk writes what fits and says so at the next call
+                written += os.pwrite(fd, memoryview(data)[written:], size + written)
+        except OSError:
+            try:
+                os.ftruncate(fd, size)
+            except OSError:
+                pass  # the first error is the one to report; recovery cuts the rest off
+            raise
+        self.size = size + length
+
+    def read(self, size: int, position: int) -> bytes:
+        """Read a range."""
+        fd = self._descriptor()
+        data = os.pread(fd, size, position)
+        if len(data) == size or position + len(data) >= self.size:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < size and (more := os.pread(fd, size - got, position + got)):
+            parts.append(more)
+            got += len(more)
+        return b"".join(parts)
+
+    def truncate(self, size: int) -> None:
+        """Cut off the end."""
+        os.ftruncate(self._descriptor(), size)
+        self.size = size
+
+    def rename(self, path: Path) -> None:
+        """Move; an open descriptor follows."""
+        os.rename(self.path, path)
+        self.path = path
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            self._pool.forget(self)
+            self.release()
+
+    def release(self) -> None:
+        """Close the descriptor on behalf of the pool."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _descriptor(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._pool.touch(self)
+        return self._fd
+
+
+class OsFiles:
+    """The operating system's files, with at most `max_open` descriptors held for logs."""
+
+    def __init__(self, max_open: int = DEFAULT_MAX_OPEN_FILES) -> None:
+        self._max_open = max_open
+        self._open: OrderedDict[int, OsLogFile] = OrderedDict()
+
+    @property
+    def open_count(self) -> int:
+        """Descriptors held at the moment."""
+        return len(self._open)
+
+    def touch(self, file: OsLogFile) -> None:
+        """Note the use of a file; the one unused for longest gives way when there are too many."""
+        key = id(file)
+        try:
+            self._open.move_to_end(key)
+        except KeyError:
+            self._open[key] = file
+            while len(self._open) > self._max_open:
+                _, oldest = self._open.popitem(last=False)
+                oldest.release()
+
+    def forget(self, file: OsLogFile) -> None:
+        """The file was closed by its owner."""
+        self._open.pop(id(file), None)
+
+    def open(self, path: Path, *, create: bool = False) -> OsLogFile:
+        """Open a file for appending."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        file = OsLogFile(self, path, os.open(path, flags, 0o644))
+        self.touch(file)
+        return file
+
+    def exists(self, path: Path) -> bool:
+        """Whether the name is there."""
+        return path.exists()
+
+    def list(self, folder: Path) -> list[str]:
+        """Names, sorted."""
+        return sorted(os.listdir(folder))
+
+    def size(self, path: Path) -> int:
+        """Bytes in the file."""
+        return path.stat().st_size
+
+    def modified_ms(self, path: Path) -> int:
+        """Time of the last write."""
+        return path.stat().st_mtime_ns // 1_000_000
+
+    def read(self, path: Path) -> bytes:
+        """The whole file."""
+        return path.read_bytes()
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Overwrite the file."""
+        path.write_bytes(data)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Write beside it, fsync, rename, fsync the folder."""
+        draft = path.with_name(path.name + ".tmp")
+        draft.write_bytes(data)
+        OsSyncTarget(draft).sync()
+        os.rename(draft, path)
+        self.sync_directory(path.parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename."""
+        os.rename(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Unlink if there."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove the folder; a file that vanishes meanwhile is no error."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def make_folder(self, folder: Path) -> None:
+        """Create the folder and fsync its parent."""
+        folder.mkdir(exist_ok=True)
+        self.sync_directory(folder.parent)
+
+    def sync_directory(self, folder: Path) -> None:
+        """Fsync the folder."""
+        OsSyncTarget(folder).sync()
+
+    def sync_target(self, path: Path) -> OsSyncTarget:
+        """A descriptor of its own for the fsync."""
+        return OsSyncTarget(path)

@@ -1,0 +1,695 @@
+"""PartitionLog: the records of one partition on disk.
+
+Theory of operation. One thread owns a log; every call is synchronous. `append` checks, patches offsets into the
+caller's buffer, and hands it to one `write`; only then do indexes, producer state and end offset move, so that a failed
+append leaves everything as it was. A failed write or fsync takes the log offline: it refuses everything with
+KafkaStorageError until it is opened again, which runs recovery.
+
+fsync is separate. `prepare_flush` names what has to be fsynced (`FlushWork`, to be run anywhere), `flush_done` moves
+the recovery point. The recovery point never passes an offset that was not fsynced, and whoever stores it
+(`on_recovery_point_lowered`) is told before a truncation lets new bytes take the place of fsynced ones.
+
+`now_ms` is wall clock time throughout: it is compared with timestamps of records.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
+from ottla_broker.log.config import LogConfig
+from ottla_broker.log.files import Buffer, Files, SyncTarget
+from ottla_broker.log.indexes import AbortedTxn
+from ottla_broker.log.leader_epochs import LeaderEpochs
+from ottla_broker.log.partition_metadata import ensure_partition_metadata
+from ottla_broker.log.producer_snapshot import Snapshots
+from ottla_broker.log.producer_state import AppendOrigin, PreparedAppend, ProducerStates, Verification
+from ottla_broker.log.recovery import Loader, rebuild_producers
+from ottla_broker.log.segment import Segment
+from ottla_broker.log.validation import Accepted, LeaderValidator, check_replicated, read_marker
+from ottla_wire.errors import KafkaStorageError, OffsetOutOfRange
+from ottla_wire.records import iter_batches
+from ottla_wire.schema import Uuid
+
+logger = logging.getLogger(__name__)
+
+PRODUCER_EXPIRATION_MS = 86_400_000
+SEALED_INDEXES_KEPT = 4
+
+
+class AppendInfo(NamedTuple):
+    """Where records were stored. `duplicate`: they were there already, and this is where."""
+
+    first_offset: int
+    last_offset: int
+    max_timestamp_ms: int
+    log_append_time_ms: int
+    log_start_offset: int
+    duplicate: bool = False
+
+
+class LogRead(NamedTuple):
+    """Whole batches from one segment; reading continues at `next_offset`.
+
+    `first_batch_too_large` tells a batch that did not fit from the end of what may be read.
+    """
+
+    records: bytes
+    offset: int
+    next_offset: int
+    segment_base_offset: int
+    position: int
+    first_batch_too_large: bool = False
+
+
+class TimestampOffset(NamedTuple):
+    """A record found by time."""
+
+    timestamp_ms: int
+    offset: int
+    leader_epoch: int
+
+
+class FlushWork:
+    """What must be fsynced for the log to be durable up to an offset. `run` may be called on any thread, once."""
+
+    __slots__ = ("_folder", "_targets", "upto_offset")
+
+    def __init__(self, upto_offset: int, targets: list[SyncTarget], folder: SyncTarget) -> None:
+        self.upto_offset = upto_offset
+        self._targets = targets
+        self._folder = folder
+
+    def run(self) -> None:
+        """Fsync the files, then the folder. Raises OSError."""
+        for target in (*self._targets, self._folder):
+            target.sync()
+
+
+class PartitionLog:
+    """One partition's log. Made by `open`."""
+
+    def __init__(
+        self,
+        files: Files,
+        folder: Path,
+        topic: str,
+        partition: int,
+        topic_id: Uuid,
+        config: LogConfig,
+        *,
+        producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.topic_id = topic_id
+        self.name = f"{topic}-{partition}"
+        self.folder = folder
+        self.config = config
+        self.log_start_offset = 0
+        self.high_watermark = 0
+        self.recovery_point = 0
+        self.offline: KafkaStorageError | None = None
+        self.leader_epochs = LeaderEpochs(files, folder)
+        self.producers = ProducerStates(self.name, producer_id_expiration_ms)
+        self.on_flush_wanted: Callable[[PartitionLog], None] | None = None
+        self.on_recovery_point_lowered: Callable[[PartitionLog], None] | None = None
+        self._files = files
+        self._snapshots = Snapshots(files, folder)
+        self._validator = LeaderValidator(self.name, config)
+        self._segments: list[Segment] = []
+        self._bases: list[int] = []
+        self._active: Segment
+        self._loaded_sealed: dict[int, Segment] = {}
+        self._doomed: list[tuple[int, Path]] = []
+
+    @classmethod
+    def open(
+        cls,
+        files: Files,
+        folder: Path,
+        topic: str,
+        partition: int,
+        topic_id: Uuid,
+        config: LogConfig,
+        *,
+        now_ms: int,
+        recovery_point: int = 0,
+        log_start_offset: int = 0,
+        high_watermark: int = 0,
+        clean_shutdown: bool = False,
+        producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
+    ) -> PartitionLog:
+        """Open a folder, or make a new one; after a crash this is recovery.
+
+        Raises KafkaStorageError, and InconsistentTopicId if the folder belongs to another topic of the same name.
+        """
+        log = cls(
+            files, folder, topic, partition, topic_id, config, producer_id_expiration_ms=producer_id_expiration_ms
+        )
+        try:
+            log._open(now_ms, recovery_point, log_start_offset, clean_shutdown)
+        except OSError as error:
+            raise log._storage_error(error) from error
+        log.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
+        return log
+
+    def _open(self, now_ms: int, recovery_point: int, log_start_offset: int, clean_shutdown: bool) -> None:
+        if not self._files.exists(self.folder):
+            self._files.make_folder(self.folder)
+        ensure_partition_metadata(self._files, self.folder, self.topic_id)
+        self.leader_epochs.load()
+        loader = Loader(
+            self._files,
+            self.folder,
+            self.config,
+            producers=self.producers,
+            snapshots=self._snapshots,
+            leader_epochs=self.leader_epochs,
+            now_ms=now_ms,
+        )
+        opened = loader.open(
+            recovery_point=recovery_point, log_start_offset=log_start_offset, clean_shutdown=clean_shutdown
+        )
+        self._set_segments(opened.segments)
+        self.log_start_offset = opened.log_start_offset
+        self.recovery_point = opened.recovery_point
+
+    # ---- offsets
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset that the next record gets."""
+        return self._active.next_offset
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def segment_count(self) -> int:
+        """Number of segments."""
+        return len(self._segments)
+
+    @property
+    def active_segment_base_offset(self) -> int:
+        """Base offset of the segment that is appended to."""
+        return self._active.base_offset
+
+    @property
+    def first_unstable_offset(self) -> int | None:
+        """First offset of the oldest transaction that is open or whose marker is not below the high watermark."""
+        unstable = self.producers.first_unstable_offset
+        return None if unstable is None else max(unstable, self.log_start_offset)
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Limit of read_committed: the high watermark or the first unstable offset, whichever is lower."""
+        unstable = self.first_unstable_offset
+        return self.high_watermark if unstable is None else min(unstable, self.high_watermark)
+
+    def high_watermark_moved(self, offset: int) -> None:
+        """The partition's high watermark is now `offset`; transactions whose marker it has passed become stable."""
+        self.high_watermark = offset
+        self.producers.forget_unreplicated(offset)
+
+    # ---- append
+
+    def append(
+        self,
+        records: Buffer,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        origin: AppendOrigin = AppendOrigin.CLIENT,
+        guard: Verification | None = None,
+        transaction_version: int = 0,
+    ) -> AppendInfo:
+        """Append as the leader: check, give offsets (in place, if the buffer is writable), write.
+
+        Raises the KafkaError that a produce request is answered with; the log is then as it was before.
+        """
+        if self.offline is not None:
+            raise self.offline
+        accepted = self._validator.accept(
+            records, next_offset=self._active.next_offset, leader_epoch=leader_epoch, now_ms=now_ms, origin=origin
+        )
+        if origin is AppendOrigin.CLIENT:
+            known = self.producers.find_duplicate(accepted.batches[0]) if accepted.batches[0].producer_id >= 0 else None
+            if known is not None:
+                return AppendInfo(
+                    known.first_offset,
+                    known.last_offset,
+                    known.timestamp_ms,
+                    known.timestamp_ms,
+                    self.log_start_offset,
+                    duplicate=True,
+                )
+        prepared = self._prepare(accepted, origin, guard, transaction_version)
+        return self._write(accepted, prepared, now_ms)
+
+    def append_as_follower(self, records: Buffer, *, leader_epoch: int, now_ms: int) -> AppendInfo | None:
+        """Append what the leader sent, byte for byte.
+
+        Batches of a newer epoch than the fetch was for are left out (KAFKA-18723); None if nothing is left to append. Raises OffsetOutOfRange if the records begin below the end of the log,
+        CorruptMessage, InvalidRecord.
+        """
+        if self.offline is not None:
+            raise self.offline
+        accepted = check_replicated(records, self.name, leader_epoch)
+        if not accepted.batches:
+            return None
+        first_offset = accepted.batches[0].base_offset
+        if first_offset < self.log_end_offset:
+            raise OffsetOutOfRange(
+                f"records from offset {first_offset} for {self.name}, which has all below {self.log_end_offset}"
+            )
+        prepared = self._prepare(accepted, AppendOrigin.REPLICATION, None, 0)
+        return self._write(accepted, prepared, now_ms)
+
+    def _prepare(
+        self, accepted: Accepted, origin: AppendOrigin, guard: Verification | None, transaction_version: int
+    ) -> PreparedAppend | None:
+        prepared: PreparedAppend | None = None
+        position = 0
+        for header in accepted.batches:
+            size = header.size_bytes
+            if header.producer_id >= 0:
+                prepared = prepared or PreparedAppend()
+                marker = None
+                if header.is_control:
+                    marker = read_marker(memoryview(accepted.data)[position : position + size])
+                self.producers.prepare(
+                    prepared, header, origin, marker=marker, guard=guard, transaction_version=transaction_version
+                )
+            position += size
+        return prepared
+
+    def _write(self, accepted: Accepted, prepared: PreparedAppend | None, now_ms: int) -> AppendInfo:
+        first, last = accepted.batches[0], accepted.batches[-1]
+        last_offset = last.last_offset
+        try:
+            for header in accepted.batches:
+                if header.leader_epoch >= 0 and header.leader_epoch != self.leader_epochs.latest:
+                    self.leader_epochs.assign(header.leader_epoch, header.base_offset)
+            segment = self._active
+            if self._must_roll(segment, len(accepted.data), accepted.max_timestamp_ms, last_offset, now_ms):
+                segment = self._roll_to(first.base_offset, now_ms)
+            segment.append(accepted.data, accepted.batches)
+            if prepared is not None:
+                self._settle(segment, prepared)
+        except OSError as error:
+            raise self._go_offline(error) from error
+        if last_offset + 1 - self.recovery_point >= self.config.flush_messages:
+            self.flush()
+        return AppendInfo(
+            first.base_offset,
+            last_offset,
+            accepted.max_timestamp_ms,
+            accepted.log_append_time_ms,
+            self.log_start_offset,
+        )
+
+    def _settle(self, segment: Segment, prepared: PreparedAppend) -> None:
+        self.producers.commit(prepared)
+        for completed in prepared.completed:
+            if completed.is_aborted:
+                stable = self.producers.last_stable_offset_after(completed)
+                segment.txn_index.append(
+                    self._files,
+                    AbortedTxn(completed.producer_id, completed.first_offset, completed.last_offset, stable),
+                )
+            self.producers.end(completed)
+
+    # ---- segments
+
+    def _must_roll(self, segment: Segment, size: int, timestamp_ms: int, last_offset: int, now_ms: int) -> bool:
+        config = self.config
+        return (
+            segment.size > config.segment_bytes - size
+            or (segment.size > 0 and segment.age_ms(now_ms, timestamp_ms) > config.segment_ms)
+            or segment.offset_index.is_full
+            or segment.time_index.is_full
+            or not segment.can_hold(last_offset)
+        )
+
+    def roll(self, now_ms: int) -> None:
+        """Start a new segment at the end of the log, unless the active one is empty."""
+        try:
+            if self._active.size:
+                self._roll_to(self.log_end_offset, now_ms)
+        except OSError as error:
+            raise self._go_offline(error) from error
+
+    def _roll_to(self, base_offset: int, now_ms: int) -> Segment:
+        end_offset = self.log_end_offset
+        self._active.seal()
+        segment = Segment(self._files, self.folder, base_offset, self.config, now_ms)
+        segment.save_indexes()
+        if end_offset > self.log_start_offset:
+            self._snapshots.take(base_offset, self.producers)
+        self._keep_loaded(self._active)
+        self._segments.append(segment)
+        self._bases.append(base_offset)
+        self._active = segment
+        if self.on_flush_wanted is not None:
+            self.on_flush_wanted(self)
+        return segment
+
+    def _set_segments(self, segments: list[Segment]) -> None:
+        self._segments = segments
+        self._bases = [segment.base_offset for segment in segments]
+        self._active = segments[-1]
+        self._loaded_sealed = {}
+        for segment in segments[:-1]:
+            if segment.is_loaded:
+                self._keep_loaded(segment)
+
+    def _segment_index(self, offset: int) -> int:
+        return max(bisect_right(self._bases, offset) - 1, 0)
+
+    def _keep_loaded(self, segment: Segment) -> None:
+        """Note the use of a sealed segment's indexes; only those of a few stay in memory."""
+        loaded = self._loaded_sealed
+        loaded.pop(segment.base_offset, None)
+        loaded[segment.base_offset] = segment
+        if len(loaded) > SEALED_INDEXES_KEPT:
+            loaded.pop(next(iter(loaded))).drop_indexes()
+
+    # ---- read
+
+    def read(
+        self, offset: int, max_bytes: int, *, upper_offset: int | None = None, at_least_one: bool = False
+    ) -> LogRead:
+        """Whole batches from the one that holds `offset` on, up to `max_bytes`.
+
+        Only batches below `upper_offset` (default: the end of the log). `at_least_one`: the first batch is returned even if it alone is larger. Raises OffsetOutOfRange outside [log
+        start, log end].
+        """
+        if self.offline is not None:
+            raise self.offline
+        end_offset = self._active.next_offset
+        if not self.log_start_offset <= offset <= end_offset:
+            raise OffsetOutOfRange(f"offset {offset} of {self.name} is outside [{self.log_start_offset}, {end_offset}]")
+        upper = end_offset if upper_offset is None else min(upper_offset, end_offset)
+        try:
+            return self._read(offset, max_bytes, upper, at_least_one)
+        except OSError as error:
+            raise self._go_offline(error) from error
+
+    def _read(self, offset: int, max_bytes: int, upper_offset: int, at_least_one: bool) -> LogRead:
+        if offset < upper_offset:
+            segments = self._segments
+            index = len(segments) - 1 if offset >= self._bases[-1] else self._segment_index(offset)
+            # a segment may end before the next begins, where compaction took its last records
+            for segment in segments[index:]:
+                if segment.base_offset >= upper_offset:
+                    break
+                piece = segment.read(offset, max_bytes, upper_offset, at_least_one=at_least_one)
+                if segment is not self._active and segment.is_loaded:
+                    self._keep_loaded(segment)
+                if piece is not None:
+                    return LogRead(
+                        piece.data, offset, piece.next_offset, segment.base_offset, piece.position, not piece.data
+                    )
+        return LogRead(b"", offset, offset, self._active.base_offset, self._active.size)
+
+    def offset_for_timestamp(self, timestamp_ms: int, upper_offset: int | None = None) -> TimestampOffset | None:
+        """The first record with a timestamp of at least `timestamp_ms`; None if there is none below `upper_offset`."""
+        upper = self.log_end_offset if upper_offset is None else upper_offset
+        for segment in self._segments:
+            if segment.max_timestamp_ms < timestamp_ms or segment.next_offset <= self.log_start_offset:
+                continue
+            for header, data in self._batches_by_time(segment, timestamp_ms):
+                if header.base_offset >= upper:
+                    return None
+                for record in next(iter_batches(data)).records():
+                    if record.timestamp_ms >= timestamp_ms and record.offset >= self.log_start_offset:
+                        if record.offset >= upper:
+                            return None
+                        return TimestampOffset(record.timestamp_ms, record.offset, header.leader_epoch)
+        return None
+
+    def offset_of_max_timestamp(self, upper_offset: int | None = None) -> TimestampOffset | None:
+        """The first record with the largest timestamp of the log; None if it is not below `upper_offset`."""
+        largest = max(segment.max_timestamp_ms for segment in self._segments)
+        if largest == NO_TIMESTAMP:
+            return None
+        return self.offset_for_timestamp(largest, upper_offset)
+
+    def _batches_by_time(self, segment: Segment, timestamp_ms: int) -> Iterator[tuple[BatchHeader, bytes]]:
+        try:
+            position = segment.first_position_at(timestamp_ms, self.log_start_offset)
+            for at, header in segment.headers(position):
+                if header.max_timestamp_ms >= timestamp_ms and header.last_offset >= self.log_start_offset:
+                    yield header, segment.batch_bytes(at, header)
+        except OSError as error:
+            raise self._go_offline(error) from error
+
+    def aborted_transactions(self, from_offset: int, to_offset: int) -> list[AbortedTxn]:
+        """Aborted transactions that overlap [from_offset, to_offset), by the offset of their marker."""
+        found: list[AbortedTxn] = []
+        for segment in self._segments[self._segment_index(from_offset) :]:
+            if segment.aborted_transactions(from_offset, to_offset, found):
+                break
+        return found
+
+    # ---- durability
+
+    def prepare_flush(self, upto_offset: int | None = None) -> FlushWork | None:
+        """What must be fsynced to make all below `upto_offset` (default: the end) durable; None if it already is."""
+        upto = self.log_end_offset if upto_offset is None else upto_offset
+        if self.offline is not None or upto <= self.recovery_point:
+            return None
+        try:
+            targets: list[SyncTarget] = []
+            for index in range(self._segment_index(self.recovery_point), len(self._segments)):
+                segment = self._segments[index]
+                if segment.base_offset >= upto and index > 0:
+                    break
+                targets += segment.sync_targets()
+            for offset in self._snapshots.offsets:
+                if self.recovery_point <= offset <= upto:
+                    targets.append(self._files.sync_target(self._snapshots.path(offset)))
+            return FlushWork(upto, targets, self._files.sync_target(self.folder))
+        except OSError as error:
+            raise self._go_offline(error) from error
+
+    def flush_done(self, work: FlushWork) -> None:
+        """`work.run` has returned: the recovery point moves, unless the log was truncated meanwhile."""
+        self.recovery_point = max(self.recovery_point, min(work.upto_offset, self.log_end_offset))
+
+    def flush_failed(self, error: OSError) -> None:
+        """`work.run` has raised: what is on the disk is unknown, so the log goes offline."""
+        self._go_offline(error)
+
+    def flush(self, upto_offset: int | None = None) -> None:
+        """Fsync on this thread. Raises KafkaStorageError."""
+        work = self.prepare_flush(upto_offset)
+        if work is None:
+            return
+        try:
+            work.run()
+        except OSError as error:
+            raise self._go_offline(error) from error
+        self.flush_done(work)
+
+    # ---- truncation and retention
+
+    def truncate_to(self, offset: int, *, now_ms: int) -> bool:
+        """Cut off everything from `offset` on (follower reconciliation); True if anything was cut."""
+        if offset >= self.log_end_offset:
+            self.leader_epochs.truncate_from_end(self.log_end_offset)
+            return False
+        if offset < self._bases[0]:
+            self.truncate_fully_and_start_at(offset, now_ms=now_ms)
+            return True
+        self._lower_recovery_point(offset)
+        try:
+            keep = self._segment_index(offset) + 1
+            self._drop_segments(self._segments[keep:], now_ms)
+            self._set_segments(self._segments[:keep])
+            self._active.truncate(offset)
+            self.leader_epochs.truncate_from_end(offset)
+            self.log_start_offset = min(self.log_start_offset, self.log_end_offset)
+            self._snapshots.keep_between(self.log_start_offset, self.log_end_offset)
+            self._rebuild_producers(now_ms)
+        except OSError as error:
+            raise self._go_offline(error) from error
+        self.high_watermark = min(self.high_watermark, self.log_end_offset)
+        return True
+
+    def truncate_fully_and_start_at(self, offset: int, *, now_ms: int) -> None:
+        """Empty the log; the next record gets `offset`."""
+        self._lower_recovery_point(offset)
+        try:
+            self._drop_segments(self._segments, now_ms)
+            segment = Segment(self._files, self.folder, offset, self.config, now_ms)
+            segment.reset_indexes()
+            segment.save_indexes()
+            self._set_segments([segment])
+            self.leader_epochs.clear()
+            self._snapshots.keep_between(-1, -1)
+        except OSError as error:
+            raise self._go_offline(error) from error
+        self.producers.clear()
+        self.log_start_offset = self.high_watermark = self.recovery_point = offset
+
+    def increment_log_start_offset(self, offset: int) -> bool:
+        """Give up everything below `offset` (DeleteRecords, retention); True if the start moved.
+
+        Raises OffsetOutOfRange above the high watermark.
+        """
+        if offset > self.high_watermark:
+            raise OffsetOutOfRange(f"offset {offset} of {self.name} is above the high watermark {self.high_watermark}")
+        if offset <= self.log_start_offset:
+            return False
+        self.log_start_offset = offset
+        self.leader_epochs.truncate_from_start(offset)
+        self.producers.forget_unreplicated(offset)
+        return True
+
+    def delete_old_segments(self, now_ms: int, high_watermark: int | None = None) -> int:
+        """Apply retention; returns how many segments went. Their files stay, renamed, for `file.delete.delay.ms`."""
+        limit = self.high_watermark if high_watermark is None else high_watermark
+        if self.offline is not None:
+            return 0
+        deleted = self._delete_while(lambda segment, following: following <= self.log_start_offset, limit, now_ms)
+        if self.config.delete:
+            deleted += self._delete_by_size(limit, now_ms)
+            deleted += self._delete_by_time(limit, now_ms)
+        return deleted
+
+    def _delete_by_size(self, limit: int, now_ms: int) -> int:
+        if self.config.retention_bytes < 0:
+            return 0
+        excess = self.size_bytes - self.config.retention_bytes
+
+        def is_excess(segment: Segment, following: int) -> bool:
+            nonlocal excess
+            if excess - segment.size < 0:
+                return False
+            excess -= segment.size
+            return True
+
+        return self._delete_while(is_excess, limit, now_ms)
+
+    def _delete_by_time(self, limit: int, now_ms: int) -> int:
+        retention_ms = self.config.retention_ms
+        if retention_ms < 0:
+            return 0
+        return self._delete_while(lambda s, _: now_ms - s.largest_timestamp_ms > retention_ms, limit, now_ms)
+
+    def _delete_while(self, is_old: Callable[[Segment, int], bool], limit: int, now_ms: int) -> int:
+        """Delete from the oldest segment on while the condition holds for (segment, offset where the next begins)."""
+        count = 0
+        try:
+            for index, segment in enumerate(self._segments):
+                is_active = segment is self._active
+                following = self.log_end_offset if is_active else self._segments[index + 1].base_offset
+                if following > limit or (is_active and not segment.size) or not is_old(segment, following):
+                    break
+                count += 1
+            if count == 0:
+                return 0
+            if count == len(self._segments):
+                self._roll_to(self.log_end_offset, now_ms)  # offsets never start again
+            # first the offset that readers see, then the files
+            self.increment_log_start_offset(max(self._segments[count].base_offset, self.log_start_offset))
+            doomed = self._segments[:count]
+            kept = self._segments[count:]
+            for segment in doomed:
+                self._mark_deleted(segment, now_ms)
+            self._set_segments(kept)
+            self.recovery_point = max(self.recovery_point, kept[0].base_offset)
+        except OSError as error:
+            raise self._go_offline(error) from error
+        return count
+
+    def _drop_segments(self, segments: list[Segment], now_ms: int) -> None:
+        """Remove segments at the end, the last first: after a crash a log without a hole is left."""
+        for segment in reversed(segments):
+            self._mark_deleted(segment, now_ms)
+        if segments:
+            self._files.sync_directory(self.folder)
+
+    def _mark_deleted(self, segment: Segment, now_ms: int) -> None:
+        due_ms = now_ms + self.config.file_delete_delay_ms
+        self._doomed += ((due_ms, path) for path in segment.mark_deleted())
+        self._loaded_sealed.pop(segment.base_offset, None)
+        self._snapshots.remove(segment.base_offset)
+
+    def take_doomed(self, now_ms: int) -> list[Path]:
+        """Files whose delay is over; the caller removes them, on any thread."""
+        due = [path for due_ms, path in self._doomed if due_ms <= now_ms]
+        self._doomed = [entry for entry in self._doomed if entry[0] > now_ms]
+        return due
+
+    @property
+    def next_doomed_ms(self) -> int | None:
+        """When the next file is to be removed."""
+        return min((due_ms for due_ms, _ in self._doomed), default=None)
+
+    def _lower_recovery_point(self, offset: int) -> None:
+        if offset < self.recovery_point:
+            self.recovery_point = offset
+            if self.on_recovery_point_lowered is not None:
+                self.on_recovery_point_lowered(self)
+
+    def _rebuild_producers(self, now_ms: int) -> None:
+        rebuild_producers(
+            self.producers, self._snapshots, self._segments, self.log_start_offset, self.log_end_offset, now_ms
+        )
+
+    # ---- life
+
+    def update_config(self, config: LogConfig) -> None:
+        """Take over a changed topic configuration; it holds from the next append on."""
+        self.config = config
+        self._validator = LeaderValidator(self.name, config)
+        for segment in self._segments:
+            segment.index_interval_bytes = config.index_interval_bytes
+
+    def close(self) -> None:
+        """Close in good order: everything is durable, and the producer state is stored as of the end of the log."""
+        if self.offline is None:
+            try:
+                self.leader_epochs.save()
+                if self.log_end_offset > self.log_start_offset:
+                    self._snapshots.take(self.log_end_offset, self.producers)
+            except OSError as error:
+                raise self._go_offline(error) from error
+            self._active.finish_time_index()
+            self.recovery_point = min(self.recovery_point, self._active.base_offset)
+            self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the files and do nothing else (the log is offline, or is about to be deleted)."""
+        for segment in self._segments:
+            segment.log.close()
+
+    def delete(self, target: Path) -> None:
+        """Stop, and rename the folder to `target`; whoever asked removes it with its content."""
+        self.abandon()
+        self.offline = KafkaStorageError(f"{self.name} was deleted")
+        try:
+            self._files.rename(self.folder, target)
+            self._files.sync_directory(self.folder.parent)
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def _go_offline(self, error: OSError) -> KafkaStorageError:
+        if self.offline is None:
+            self.offline = self._storage_error(error)
+            logger.error("%s goes offline: %s", self.name, self.offline)
+        return self.offline
+
+    def _storage_error(self, error: OSError) -> KafkaStorageError:
+        path = error.filename or self.folder
+        return KafkaStorageError(f"{self.name}: {path}: {error.strerror or error} (errno {error.errno})")

@@ -1,0 +1,277 @@
+"""What a leader checks before it appends, in Kafka's order, and the few bytes it changes.
+
+Nearly every batch passes on its header and one CRC: base offset and leader epoch are patched in place, outside the CRC,
+and nothing is decoded. Records are decoded where a rule is about records (keys of a compacted topic, a lower bound of
+timestamps) and re-encoded where the topic asks for another codec or the offsets inside are not consecutive.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ottla_broker.log import batch as b
+from ottla_broker.log.batch import BatchHeader
+from ottla_broker.log.config import INT64_MAX, LOG_APPEND_TIME, PRODUCER_COMPRESSION, LogConfig
+from ottla_broker.log.files import Buffer
+from ottla_broker.log.producer_state import AppendOrigin, EndMarker, parse_marker
+from ottla_wire.errors import CorruptMessage, InvalidRecord, InvalidTimestamp, MessageTooLarge, RecordListTooLarge
+from ottla_wire.records import Compression, Record, RecordBatch, RecordBatchBuilder, TimestampType, crc32c, iter_batches
+
+NO_KEY_MESSAGE = "a compacted topic takes no record without a key"
+
+_TARGET_CODECS = {
+    "uncompressed": Compression.NONE,
+    "gzip": Compression.GZIP,
+    "snappy": Compression.SNAPPY,
+    "lz4": Compression.LZ4,
+    "zstd": Compression.ZSTD,
+}
+
+
+class Accepted(NamedTuple):
+    """Batches that may be written: their bytes, with offsets assigned, and their headers as they are in the bytes."""
+
+    data: Buffer
+    batches: list[BatchHeader]
+    max_timestamp_ms: int
+    log_append_time_ms: int
+
+
+class LeaderValidator:
+    """The checks of one partition under one configuration."""
+
+    def __init__(self, name: str, config: LogConfig) -> None:
+        self._name = name
+        self._config = config
+        self._is_log_append_time = config.message_timestamp_type == LOG_APPEND_TIME
+        self._target = (
+            None if config.compression_type == PRODUCER_COMPRESSION else _TARGET_CODECS[config.compression_type]
+        )
+        self._level = {
+            Compression.GZIP: config.compression_gzip_level,
+            Compression.LZ4: config.compression_lz4_level,
+            Compression.ZSTD: config.compression_zstd_level,
+        }.get(self._target or Compression.NONE)
+        self._has_oldest = config.message_timestamp_before_max_ms < INT64_MAX
+
+    def accept(
+        self, records: Buffer, *, next_offset: int, leader_epoch: int, now_ms: int, origin: AppendOrigin
+    ) -> Accepted:
+        """Check records and give them offsets from `next_offset` on; a writable buffer is patched in place.
+
+        Raises InvalidRecord, InvalidTimestamp, MessageTooLarge, CorruptMessage, RecordListTooLarge.
+        """
+        buffer = _writable(records)
+        found = list(b.split(buffer))
+        if not found:
+            raise InvalidRecord(f"the records for {self._name} hold no whole batch")
+        if origin is AppendOrigin.CLIENT and len(found) > 1:
+            raise InvalidRecord(f"the records for {self._name} hold {len(found)} batches instead of one")
+        for position, header in found:
+            self._check_batch(buffer, position, header, origin)
+
+        parts: list[Buffer] = []
+        batches: list[BatchHeader] = []
+        max_timestamp_ms = b.NO_TIMESTAMP
+        for position, checked in found:
+            header = checked
+            part = buffer[position : position + header.size_bytes]
+            changed = self._apply_config(part, header, now_ms, origin)
+            if changed is not None:
+                part, header = changed
+            b.assign(part, 0, next_offset, header.length, leader_epoch)
+            header = header._replace(base_offset=next_offset, leader_epoch=leader_epoch)
+            next_offset = header.last_offset + 1
+            max_timestamp_ms = max(max_timestamp_ms, header.max_timestamp_ms)
+            parts.append(part)
+            batches.append(header)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(data) > self._config.segment_bytes:
+            raise RecordListTooLarge(
+                f"{len(data)} bytes of records for {self._name} are more than a segment of {self._config.segment_bytes}"
+            )
+        return Accepted(data, batches, max_timestamp_ms, now_ms if self._is_log_append_time else -1)
+
+    def _check_batch(self, buffer: memoryview, position: int, header: BatchHeader, origin: AppendOrigin) -> None:
+        is_client = origin is AppendOrigin.CLIENT
+        if header.magic != b.CURRENT_MAGIC:
+            if 0 <= header.magic < b.CURRENT_MAGIC:
+                raise InvalidRecord(f"a batch for {self._name} has the old format {header.magic}; format 2 is needed")
+            raise CorruptMessage(f"a batch for {self._name} has the unknown format {header.magic}")
+        if is_client and header.base_offset != 0:
+            raise InvalidRecord(
+                f"the base offset of a batch for {self._name} is {header.base_offset}; a producer sends 0"
+            )
+        size = header.size_bytes
+        self._check_size(size)
+        if crc32c(buffer[position + b.CRC_START : position + size]) != header.crc:
+            raise CorruptMessage(f"the CRC of a batch for {self._name} does not match its bytes")
+        if header.attributes & b.COMPRESSION_MASK > Compression.ZSTD:
+            raise InvalidRecord(f"a batch for {self._name} has an unknown compression codec")
+        if not is_client:
+            return
+        if (
+            header.last_offset_delta < 0
+            or header.record_count <= 0
+            or header.record_count != header.last_offset_delta + 1
+        ):
+            raise InvalidRecord(f"a batch for {self._name} counts {header.record_count} records over {offsets} offsets")
+        if header.is_control:
+            raise InvalidRecord(f"clients may not write control records ({self._name})")
+        if header.producer_id >= 0 and header.base_sequence < 0:
+            raise InvalidRecord(
+                f"a batch of producer {header.producer_id} for {self._name} has no sequence ({header.base_sequence})"
+            )
+
+    def _check_size(self, size: int) -> None:
+        if size > self._config.max_message_bytes:
+            raise MessageTooLarge(
+                f"a batch of {size} bytes for {self._name} is above max.message.bytes={self._config.max_message_bytes}"
+            )
+
+    def _apply_config(
+        self, part: memoryview, header: BatchHeader, now_ms: int, origin: AppendOrigin
+    ) -> tuple[memoryview, BatchHeader] | None:
+        """Check what depends on the topic's configuration; returns the batch if it must be written differently."""
+        is_append_time_batch = header.attributes & b.TIMESTAMP_TYPE_BIT != 0
+        needs_codec = (
+            self._target is not None
+            and not header.is_control
+            and header.attributes & b.COMPRESSION_MASK != self._target
+        )
+        records: list[Record] | None = None
+        if self._must_see_records(header, origin) or needs_codec:
+            records = self._decode(part, header)
+        self._check_records(part, records, header, now_ms, is_append_time_batch, origin)
+
+        is_changed = False
+        if records is not None and (needs_codec or _offsets_have_gaps(records, header)):
+            part = memoryview(self._encode(records, header))
+            self._check_size(len(part))
+            is_changed = True
+        if self._is_log_append_time:
+            _as_batch(part).set_max_timestamp(now_ms, TimestampType.LOG_APPEND_TIME)
+            is_changed = True
+        elif is_append_time_batch:
+            _as_batch(part).set_max_timestamp(header.max_timestamp_ms, TimestampType.CREATE_TIME)
+            is_changed = True
+        return (part, b.read_header(part)) if is_changed else None
+
+    def _must_see_records(self, header: BatchHeader, origin: AppendOrigin) -> bool:
+        if origin is not AppendOrigin.CLIENT:
+            return False
+        return self._config.compact or (
+            self._has_oldest and not self._is_log_append_time and header.max_timestamp_ms != b.NO_TIMESTAMP
+        )
+
+    def _check_records(
+        self,
+        part: memoryview,
+        records: list[Record] | None,
+        header: BatchHeader,
+        now_ms: int,
+        is_append_time_batch: bool,
+        origin: AppendOrigin,
+    ) -> None:
+        if origin is not AppendOrigin.CLIENT:
+            return
+        newest = now_ms + self._config.message_timestamp_after_max_ms
+        has_append_time = is_append_time_batch and (
+            self._is_log_append_time or header.max_timestamp_ms == b.NO_TIMESTAMP
+        )
+        # the largest timestamp in the header bounds all of them from above
+        if records is None and not has_append_time and (self._is_log_append_time or header.max_timestamp_ms <= newest):
+            return
+        self._blame_records(records or self._decode(part, header), now_ms, has_append_time)
+
+    def _blame_records(self, records: list[Record], now_ms: int, has_append_time: bool) -> None:
+        """Raise the error that names the records at fault, if any. A timestamp at fault wins over a missing key."""
+        oldest = now_ms - self._config.message_timestamp_before_max_ms
+        newest = now_ms + self._config.message_timestamp_after_max_ms
+        errors: list[tuple[int, str | None]] = []
+        is_about_time = False
+        for index, record in enumerate(records):
+            if self._config.compact and record.key is None:
+                errors.append((index, NO_KEY_MESSAGE))
+            elif has_append_time:
+                is_about_time = True
+                errors.append((index, "a producer may not set the timestamp type LogAppendTime"))
+            elif (
+                not self._is_log_append_time
+                and record.timestamp_ms != b.NO_TIMESTAMP
+                and not oldest <= record.timestamp_ms <= newest
+            ):
+                is_about_time = True
+                errors.append((index, f"timestamp {record.timestamp_ms} is outside [{oldest}, {newest}]"))
+        if not errors:
+            return
+        kind = InvalidTimestamp if is_about_time else InvalidRecord
+        raise kind(f"{len(errors)} of {len(records)} records for {self._name} were refused: {errors[0][1]}", errors)
+
+    def _decode(self, part: memoryview, header: BatchHeader) -> list[Record]:
+        try:
+            records = list(_as_batch(part).records())
+        except CorruptMessage as error:
+            raise InvalidRecord(f"a batch for {self._name} cannot be decoded: {error}") from error
+        if len(records) != header.record_count:
+            raise InvalidRecord(
+                f"a batch for {self._name} holds {len(records)} records but announces {header.record_count}"
+            )
+        return records
+
+    def _encode(self, records: list[Record], header: BatchHeader) -> bytearray:
+        codec = Compression(header.attributes & b.COMPRESSION_MASK) if self._target is None else self._target
+        builder = RecordBatchBuilder(2**31 - 1, compression=codec, level=self._level)
+        for record in records:
+            builder.append(record.timestamp_ms, record.key, record.value, record.headers)
+        return bytearray(
+            builder.build(
+                producer_id=header.producer_id,
+                producer_epoch=header.producer_epoch,
+                base_sequence=header.base_sequence,
+                transactional=header.is_transactional,
+            )
+        )
+
+
+def check_replicated(records: Buffer, name: str, leader_epoch: int) -> Accepted:
+    """The batches of a fetch answer that a follower may append as they are.
+
+    Those of an epoch above `leader_epoch` are left out. Raises CorruptMessage, InvalidRecord.
+    """
+    batches: list[BatchHeader] = []
+    end, next_offset, max_timestamp_ms = 0, -1, b.NO_TIMESTAMP
+    view = memoryview(records)
+    for position, header in b.split(records):
+        if header.leader_epoch > leader_epoch:
+            break
+        if header.magic != b.CURRENT_MAGIC:
+            raise CorruptMessage(f"a replicated batch for {name} has the format {header.magic}")
+        end = position + header.size_bytes
+        if crc32c(view[position + b.CRC_START : end]) != header.crc:
+            raise CorruptMessage(f"the CRC of a replicated batch for {name} does not match its bytes")
+        if header.base_offset < next_offset or header.last_offset_delta < 0:
+            raise InvalidRecord(f"replicated batches for {name} are out of order at offset {header.base_offset}")
+        next_offset = header.last_offset + 1
+        max_timestamp_ms = max(max_timestamp_ms, header.max_timestamp_ms)
+        batches.append(header)
+    return Accepted(view[:end], batches, max_timestamp_ms, -1)
+
+
+def read_marker(part: Buffer) -> EndMarker | None:
+    """The transaction marker in a control batch; None if it is of another kind. Raises CorruptMessage."""
+    records = _as_batch(part).records()
+    return parse_marker(records[0].key, records[0].value) if records else None
+
+
+def _as_batch(part: Buffer) -> RecordBatch:
+    return next(iter_batches(part))
+
+
+def _offsets_have_gaps(records: list[Record], header: BatchHeader) -> bool:
+    return any(record.offset != header.base_offset + index for index, record in enumerate(records))
+
+
+def _writable(records: Buffer) -> memoryview:
+    view = memoryview(records)
+    return memoryview(bytearray(view)) if view.readonly else view
