@@ -256,8 +256,8 @@ class PartitionLog:
     def append_as_follower(self, records: Buffer, *, leader_epoch: int, now_ms: int) -> AppendInfo | None:
         """Append what the leader sent, byte for byte.
 
-        Batches of a newer epoch than the fetch was for are left out (KAFKA-18723); None if nothing is left to append. Raises OffsetOutOfRange if the records begin below the end of the log,
-        CorruptMessage, InvalidRecord.
+        Batches of a newer epoch than the fetch was for are left out (KAFKA-18723); None if nothing is left to append.
+        Raises OffsetOutOfRange if the records begin below the end of the log, CorruptMessage, InvalidRecord.
         """
         if self.offline is not None:
             raise self.offline
@@ -388,8 +388,8 @@ class PartitionLog:
     ) -> LogRead:
         """Whole batches from the one that holds `offset` on, up to `max_bytes`.
 
-        Only batches below `upper_offset` (default: the end of the log). `at_least_one`: the first batch is returned even if it alone is larger. Raises OffsetOutOfRange outside [log
-        start, log end].
+        Only batches below `upper_offset` (default: the end of the log). `at_least_one`: the first batch is returned
+        even if it alone is larger. Raises OffsetOutOfRange outside [log start, log end].
         """
         if self.offline is not None:
             raise self.offline

@@ -136,7 +136,8 @@ class Segment:
     def read(self, offset: int, max_bytes: int, upper_offset: int, *, at_least_one: bool) -> Piece | None:
         """Whole batches from the one that holds `offset` on, below `upper_offset`.
 
-        None if there is no such batch in this segment; empty if the first batch is larger than `max_bytes` and is not asked for regardless.
+        None if there is no such batch in this segment; empty if the first batch is larger than `max_bytes` and is not
+        asked for regardless.
         """
         position = self.position_of(offset)
         end = self.log.size if upper_offset >= self.next_offset else self.position_of(upper_offset)

@@ -110,11 +110,8 @@ class LeaderValidator:
             raise InvalidRecord(f"a batch for {self._name} has an unknown compression codec")
         if not is_client:
             return
-        if (
-            header.last_offset_delta < 0
-            or header.record_count <= 0
-            or header.record_count != header.last_offset_delta + 1
-        ):
+        offsets = header.last_offset_delta + 1
+        if offsets <= 0 or header.record_count <= 0 or header.record_count != offsets:
             raise InvalidRecord(f"a batch for {self._name} counts {header.record_count} records over {offsets} offsets")
         if header.is_control:
             raise InvalidRecord(f"clients may not write control records ({self._name})")
