@@ -124,7 +124,6 @@ class ConsumerRecord:
     """A record as a consumer receives it; deserializers replace `key` and `value`."""
 
     __slots__ = (
-        "__weakref__",
         "delivery_attempt",
         "headers",
         "key",
@@ -323,7 +322,6 @@ class BatchHeader:
     """The fields of a batch in a buffer."""
 
     __slots__ = (
-        "__weakref__",
         "attributes",
         "base_offset",
         "base_sequence",

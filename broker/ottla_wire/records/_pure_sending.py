@@ -58,7 +58,6 @@ class SendFuture:
     """A record under way: awaited from any loop, waited for on any thread, or given callbacks."""
 
     __slots__ = (
-        "__weakref__",
         "_asked_partition",
         "_asked_timestamp_ms",
         "_error",
@@ -138,6 +137,9 @@ class SendFuture:
         on_failure: Callable[[SendError], object] | None = None,
     ) -> SendFuture:
         """Call one of the two when the record is done: on the client's I/O thread, or at once if it is done already."""
+        for name, callback in (("on_success", on_success), ("on_failure", on_failure)):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} is called when the record is done; {callback!r} cannot be called")
         callbacks = (on_success, on_failure)
         if not self._push(callbacks):
             self._run(callbacks)
@@ -189,12 +191,13 @@ class SendFuture:
         )
 
     def _run(self, callbacks: tuple[Callable[[Any], object] | None, Callable[[Any], object] | None]) -> None:
-        on_success, on_failure = callbacks
-        if self._state == _STORED:
-            if on_success is not None:
-                waiting.call(on_success, SendResult(self))
-        elif on_failure is not None:
-            waiting.call(on_failure, self._failure())
+        callback = callbacks[0] if self._state == _STORED else callbacks[1]
+        if callback is None:
+            return
+        try:
+            callback(SendResult(self) if self._state == _STORED else self._failure())
+        except BaseException:  # even a CancelledError must not keep the other callbacks from running
+            waiting.log_failure(callback)
 
 
 def complete_batch(
@@ -223,6 +226,8 @@ def complete_batch(
 
 def fail_futures(futures: Sequence[SendFuture], error: BaseException, partition: int = -1) -> None:
     """Finish futures with an error: each raises a `SendError` of its own whose `__cause__` is `error`."""
+    if not isinstance(error, BaseException):
+        raise TypeError(f"a send fails with an exception, not with {error!r}")
     taken: list[tuple[SendFuture, list[Any]]] = []
     with _guard:
         for future in futures:

@@ -218,9 +218,6 @@ class RecordBatchBuilder(kernel.BatchWriter):
 
     __slots__ = ("_compressed", "compression", "level", "timestamp_type")
 
-    def __new__(cls, max_bytes: int, **_: Any) -> RecordBatchBuilder:  # noqa: D102 - the class says it
-        return super().__new__(cls)
-
     def __init__(
         self,
         max_bytes: int,

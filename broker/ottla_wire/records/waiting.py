@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 
 class Watched(Protocol):
@@ -146,11 +146,8 @@ def _set_all(futures: list[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def call(callback: Callable[[Any], object], argument: object) -> None:
-    """Run a callback; what it raises is logged and harms neither the next callback nor the thread."""
-    try:
-        callback(argument)
-    except BaseException:
-        import logging
+def log_failure(callback: object) -> None:
+    """Log the exception that a callback raised: it harms neither the next callback nor the thread that calls them."""
+    import logging
 
-        logging.getLogger("ottla.send").exception("a callback of a send failed: %r", callback)
+    logging.getLogger("ottla.send").exception("a callback of a send failed: %r", callback)
