@@ -45,6 +45,18 @@ class AllowAll:
         """Allow it."""
 
 
+class Transactions(Protocol):
+    """What request handlers ask the transaction coordinator. While a broker has none, they answer for it."""
+
+    def partition_for(self, transactional_id: str) -> int:
+        """The partition of `__transaction_state` that keeps this id; its leader is the id's coordinator."""
+        ...
+
+    def init_producer_id(self, context: RequestContext, request: Any) -> Any:
+        """Handle InitProducerId with a transactional id; the response or a `Pending` of it."""
+        ...
+
+
 class Broker:
     """One broker: configuration, controller, replicas, group coordinator.
 
@@ -70,6 +82,7 @@ class Broker:
         self.controller = controller
         self.replicas = replicas
         self.groups = groups
+        self.transactions: Transactions | None = None
         self.authorizer: Authorizer = authorizer or AllowAll()
         self.node_id = config.node_id
         self.host = host
@@ -84,7 +97,16 @@ class Broker:
 
         Called once after a batch of requests, so that a fetch sees the batch and not its first record.
         """
+        self.groups.settle(now_ms)
         self.replicas.settle(now_ms)
+
+    def connection_lost(self, connection_id: int) -> None:
+        """A client is gone. Nobody keeps state per connection yet: what it waited for ends by its own deadline."""
+
+    def drain(self, now_ms: int) -> None:
+        """The broker stops: answer what is parked with what there is."""
+        self.replicas.drain()
+        self.settle(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Run everything that is due."""

@@ -97,6 +97,8 @@ def dispatch(broker: Broker, context: RequestContext, request: Any) -> Any:
     try:
         broker.authorizer.authorize(context, request)
         answer = module.handle(broker, context, request)
+    except UnanswerableError:
+        raise
     except Exception as error:  # noqa: BLE001 - the one place where an exception becomes an error code
         return _error_answer(module, request, context, error)
     if isinstance(answer, Pending):

@@ -31,7 +31,7 @@ class BrokerConfig:
     node_id: int = 1
     listeners: str = "PLAINTEXT://localhost:9092"
     advertised_listeners: str | None = None
-    log_dirs: str = "/tmp/kafka-logs"  # Kafka's default; one folder
+    log_dirs: str = "ottla-data"  # Kafka: /tmp/kafka-logs, which a real one may be using
     broker_rack: str | None = None
 
     # topics

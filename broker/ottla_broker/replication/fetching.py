@@ -1,0 +1,165 @@
+"""Reading for one fetch request: many partitions under one size limit, now or when there is enough.
+
+Size rules (KIP-74): partitions are read in order, each up to its own limit and to what is left of the response's. Until
+something was read both limits are ignored for the first batch, so that a batch larger than any limit cannot stop a
+consumer; after that a partition whose first batch does not fit returns nothing. Batches are never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ottla_broker.replication.fetch_sessions import FetchTarget
+from ottla_broker.replication.partition import Partition, PartitionRead
+from ottla_wire.errors import InconsistentTopicId, KafkaError
+from ottla_wire.schema import Uuid
+
+if TYPE_CHECKING:
+    from ottla_broker.replication.replica_manager import ReplicaManager
+
+
+class FetchLimits(NamedTuple):
+    """Who reads, how much, and what."""
+
+    replica_id: int
+    isolation_level: int
+    min_bytes: int
+    max_bytes: int
+
+
+class FetchOutcome:
+    """The result of reading all partitions once."""
+
+    __slots__ = ("answer_now", "bytes_read", "results")
+
+    def __init__(self) -> None:
+        self.results: dict[FetchTarget, PartitionRead | KafkaError] = {}
+        self.bytes_read = 0
+        self.answer_now = False  # an error or a diverging epoch: the reader has to know at once
+
+
+def read_partitions(replicas: ReplicaManager, targets: Sequence[FetchTarget], limits: FetchLimits) -> FetchOutcome:
+    """Read every target once, in order."""
+    outcome = FetchOutcome()
+    results = outcome.results
+    left = limits.max_bytes
+    for target in targets:
+        try:
+            read = _read(replicas, target, limits, left, at_least_one=outcome.bytes_read == 0)
+        except KafkaError as error:
+            results[target] = error
+            outcome.answer_now = True
+            continue
+        results[target] = read
+        size = len(read.records)
+        if size:
+            outcome.bytes_read += size
+            left = max(left - size, 0)
+        elif read.diverging_epoch is not None:
+            outcome.answer_now = True
+    return outcome
+
+
+def _read(
+    replicas: ReplicaManager, target: FetchTarget, limits: FetchLimits, left: int, *, at_least_one: bool
+) -> PartitionRead:
+    assert target.topic is not None
+    partition = replicas.partition(target.topic, target.index)
+    if target.topic_id != partition.topic_id and target.topic_id != Uuid.ZERO:
+        raise InconsistentTopicId(f"{partition.name} has the id {partition.topic_id}, not {target.topic_id}")
+    return partition.read(
+        target.fetch_offset,
+        min(target.max_bytes, left),
+        replica_id=limits.replica_id,
+        isolation_level=limits.isolation_level,
+        current_leader_epoch=target.current_leader_epoch,
+        last_fetched_epoch=target.last_fetched_epoch,
+        at_least_one=at_least_one,
+    )
+
+
+class _Growth:
+    """What one partition of a parked fetch has gained since it was read."""
+
+    __slots__ = ("appended_before", "cap", "gained", "leader_epoch", "limit_before")
+
+    def __init__(self, partition: Partition, limits: FetchLimits, cap: int) -> None:
+        self.limit_before = partition.limit(limits.replica_id, limits.isolation_level)
+        self.appended_before = partition.appended_bytes
+        self.leader_epoch = partition.leader_epoch
+        self.cap = cap
+        self.gained = 0
+
+
+class DelayedFetch:
+    """A fetch that waits for `min_bytes`.
+
+    When a partition moves, the bytes appended to it since are a cheap upper bound of what could be read now; only when
+    the sum of these reaches what is missing are the partitions read again, and only if that yields enough (or an
+    error) is the fetch answered. So many small appends do not read the same data again and again, and a fetch is
+    never answered early with less than it asked for.
+    """
+
+    def __init__(
+        self,
+        replicas: ReplicaManager,
+        targets: Sequence[FetchTarget],
+        limits: FetchLimits,
+        outcome: FetchOutcome,
+        answer: Callable[[FetchOutcome], None],
+    ) -> None:
+        self._replicas = replicas
+        self._targets = targets
+        self._limits = limits
+        self._answer = answer
+        self._growth: dict[Partition, _Growth] = {}
+        self._bytes_needed = 0
+        self._remember(outcome)
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions whose moves matter."""
+        return list(self._growth)
+
+    def try_complete(self, key: Hashable) -> bool:
+        """`key` (a partition) moved: answer if there is enough now."""
+        partition = key
+        assert isinstance(partition, Partition)
+        growth = self._growth.get(partition)
+        if growth is None:
+            return False
+        if partition.is_leader and partition.log.offline is None and partition.leader_epoch == growth.leader_epoch:
+            limit = partition.limit(self._limits.replica_id, self._limits.isolation_level)
+            if growth.limit_before <= limit and not self._has_enough(partition, growth, limit):
+                return False
+        outcome = read_partitions(self._replicas, self._targets, self._limits)
+        if outcome.bytes_read < self._limits.min_bytes and not outcome.answer_now:
+            self._remember(outcome)
+            return False
+        self._answer(outcome)
+        return True
+
+    def expire(self) -> None:
+        """The client's max wait is over: answer with what there is."""
+        self._answer(read_partitions(self._replicas, self._targets, self._limits))
+
+    def _has_enough(self, partition: Partition, growth: _Growth, limit: int) -> bool:
+        if limit == growth.limit_before:
+            return False
+        gained = min(partition.appended_bytes - growth.appended_before, growth.cap)
+        # A limit may move without an append since (an acks=all write becomes visible later): then read and see.
+        if gained <= 0:
+            return True
+        self._bytes_needed -= gained - growth.gained
+        growth.gained = gained
+        return self._bytes_needed <= 0
+
+    def _remember(self, outcome: FetchOutcome) -> None:
+        self._growth.clear()
+        for target in self._targets:
+            assert target.topic is not None
+            partition = self._replicas.find(target.topic, target.index)
+            if partition is not None:
+                self._growth[partition] = _Growth(partition, self._limits, target.max_bytes)
+        self._bytes_needed = self._limits.min_bytes - outcome.bytes_read
