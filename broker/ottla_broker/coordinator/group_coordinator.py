@@ -1,8 +1,8 @@
 """GroupCoordinator: consumer groups and their committed offsets, as the handlers and the replicas see them.
 
 A facade: it finds the partition of `__consumer_offsets` a group lives in and hands the request to that partition's
-`GroupShard` through the `CoordinatorRuntime`. What cannot be done is raised or fails the `Pending`, always as a
-`KafkaError`; the handlers in `ottla_broker.api` know which version of a request wants to see it how.
+`GroupShard` through the `CoordinatorRuntime`. What cannot be done fails the `Pending` with a `KafkaError` (describing
+and listing raise it); the handlers in `ottla_broker.api` know which version of a request wants to see it how.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_shard import GroupShard
-from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime
+from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime, Verb
 from ottla_broker.pending import Pending
-from ottla_wire.errors import InvalidGroupId, InvalidSessionTimeout
+from ottla_wire.errors import InvalidGroupId, InvalidSessionTimeout, KafkaError
 
 if TYPE_CHECKING:
     from ottla_broker.context import RequestContext
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ottla_wire.messages.offset_fetch import OffsetFetchRequestGroup, OffsetFetchResponseGroup
     from ottla_wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
     from ottla_wire.schema import Uuid
+
+T = TypeVar("T")
 
 
 class GroupCoordinator:
@@ -94,51 +96,27 @@ class GroupCoordinator:
     # membership
 
     def join_group(self, context: RequestContext, request: JoinGroupRequest) -> Pending[JoinGroupResponse]:
-        """JoinGroup: answered when the rebalance's join phase is over, or at once with what to do instead.
-
-        A `rebalance_timeout_ms` below 0 (version 0 has none) means the session timeout.
-
-        Raises:
-            InvalidGroupId, InvalidSessionTimeout.
-        """
-        _check_group_id(request.group_id)
+        """JoinGroup: answered when the join phase of the rebalance is over, or at once with what to do instead."""
         shortest, longest = self.config.group_min_session_timeout_ms, self.config.group_max_session_timeout_ms
-        if not shortest <= request.session_timeout_ms <= longest:
-            raise InvalidSessionTimeout(
-                f"session.timeout.ms is {request.session_timeout_ms}; this broker allows {shortest} to {longest}"
+        if request.group_id and not shortest <= request.session_timeout_ms <= longest:
+            return Pending.failed(
+                InvalidSessionTimeout(
+                    f"session.timeout.ms is {request.session_timeout_ms}; this broker allows {shortest} to {longest}"
+                )
             )
-        return self.runtime.run(
-            self.partition_for(request.group_id),
-            lambda shard, now_ms: shard.membership.join(request, context, now_ms),
-            context.now_ms,
-        )
+        return self._run(context, request.group_id, lambda shard, now: shard.membership.join(request, context, now))
 
     def sync_group(self, context: RequestContext, request: SyncGroupRequest) -> Pending[SyncGroupResponse]:
         """SyncGroup: answered when the leader's assignment is replicated."""
-        _check_group_id(request.group_id)
-        return self.runtime.run(
-            self.partition_for(request.group_id),
-            lambda shard, now_ms: shard.membership.sync(request, now_ms),
-            context.now_ms,
-        )
+        return self._run(context, request.group_id, lambda shard, now: shard.membership.sync(request, now))
 
     def heartbeat(self, context: RequestContext, request: HeartbeatRequest) -> Pending[HeartbeatResponse]:
         """Heartbeat: keeps the member's session; REBALANCE_IN_PROGRESS tells it to join again."""
-        _check_group_id(request.group_id)
-        return self.runtime.run(
-            self.partition_for(request.group_id),
-            lambda shard, now_ms: shard.membership.heartbeat(request, now_ms),
-            context.now_ms,
-        )
+        return self._run(context, request.group_id, lambda shard, now: shard.membership.heartbeat(request, now))
 
     def leave_group(self, context: RequestContext, request: LeaveGroupRequest) -> Pending[LeaveGroupResponse]:
-        """LeaveGroup for the members in `request.members` (a handler puts the one of versions 0-2 there)."""
-        _check_group_id(request.group_id)
-        return self.runtime.run(
-            self.partition_for(request.group_id),
-            lambda shard, now_ms: shard.membership.leave(request, now_ms),
-            context.now_ms,
-        )
+        """LeaveGroup for the members in `request.members`."""
+        return self._run(context, request.group_id, lambda shard, now: shard.membership.leave(request, now))
 
     # offsets
 
@@ -160,17 +138,16 @@ class GroupCoordinator:
         """
         partition = self.partition_for(group.group_id)
         if require_stable:
-            return self.runtime.run(partition, lambda shard, now_ms: shard.offsets.fetch_newest(group), context.now_ms)
-        return Pending.completed(self.runtime.read(partition, lambda shard: shard.offsets.fetch_committed(group)))
+            return self.runtime.run(partition, lambda shard, _now: shard.offsets.fetch_newest(group), context.now_ms)
+        try:
+            found = self.runtime.read(partition, lambda shard: shard.offsets.fetch_committed(group))
+        except KafkaError as error:
+            return Pending.failed(error)
+        return Pending.completed(found)
 
     def delete_offsets(self, context: RequestContext, request: OffsetDeleteRequest) -> Pending[OffsetDeleteResponse]:
         """OffsetDelete of topics that are known to exist."""
-        _check_group_id(request.group_id)
-        return self.runtime.run(
-            self.partition_for(request.group_id),
-            lambda shard, now_ms: shard.offsets.delete(request),
-            context.now_ms,
-        )
+        return self._run(context, request.group_id, lambda shard, _now: shard.offsets.delete(request))
 
     # administration
 
@@ -196,14 +173,15 @@ class GroupCoordinator:
         return listed
 
     def delete_group(self, context: RequestContext, group_id: str) -> Pending[None]:
-        """Delete a group without members, and its offsets.
-
-        Raises:
-            GroupIdNotFound, NonEmptyGroup (they fail the Pending).
-        """
+        """Delete a group without members, and its offsets; fails with GroupIdNotFound or NonEmptyGroup."""
         return self.runtime.run(
-            self.partition_for(group_id), lambda shard, now_ms: shard.delete(group_id), context.now_ms
+            self.partition_for(group_id), lambda shard, _now: shard.delete(group_id), context.now_ms
         )
+
+    def _run(self, context: RequestContext, group_id: str, verb: Verb[GroupShard, T]) -> Pending[T]:
+        if not group_id:
+            return Pending.failed(InvalidGroupId("group.id is empty; name the group that shares the partitions"))
+        return self.runtime.run(self.partition_for(group_id), verb, context.now_ms)
 
 
 @lru_cache(maxsize=8192)
@@ -219,8 +197,3 @@ def java_hash(text: str) -> int:
 def java_abs(value: int) -> int:
     """Kafka's Utils.abs: the smallest int, which has no positive counterpart, becomes 0."""
     return 0 if value == -0x8000_0000 else abs(value)
-
-
-def _check_group_id(group_id: str) -> None:
-    if not group_id:
-        raise InvalidGroupId("group.id is empty; a group that shares partitions among members needs a name")

@@ -496,29 +496,6 @@ def coordinator_error(error: KafkaError) -> KafkaError:
     return error
 
 
-def gather(pendings: Sequence[Pending[T]]) -> Pending[list[T]]:
-    """A Pending of all the values, in order; the first error fails it."""
-    gathered: Pending[list[T]] = Pending()
-    missing = len(pendings)
-
-    def count_down(_: Pending[T]) -> None:
-        nonlocal missing
-        missing -= 1
-        if missing:
-            return
-        error = next((error for pending in pendings if (error := pending.error()) is not None), None)
-        if error is None:
-            gathered.complete([pending.result() for pending in pendings])
-        else:
-            gathered.fail(error)
-
-    if not pendings:
-        gathered.complete([])
-    for pending in pendings:
-        pending.on_done(count_down)
-    return gathered
-
-
 def _pending_of(decision: Decision[T]) -> Pending[T]:
     response = decision.response
     return response if isinstance(response, Pending) else Pending()
