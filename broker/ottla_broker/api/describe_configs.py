@@ -53,7 +53,7 @@ def _describe(
         return _failed(resource, error.code, error.message)
     return DescribeConfigsResult(
         error_code=0,
-        error_message=None,
+        error_message="",  # as Kafka writes it
         resource_type=resource.resource_type,
         resource_name=resource.resource_name,
         configs=configs,

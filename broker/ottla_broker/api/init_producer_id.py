@@ -41,7 +41,9 @@ def handle(
     if broker.transactions is None:
         logger.warning("client %s asks for transactions, which this broker does not have yet", context.client_id)
         raise CoordinatorNotAvailable
-    return broker.transactions.init_producer_id(context, request)
+    answer: InitProducerIdResponse | Pending[InitProducerIdResponse]
+    answer = broker.transactions.init_producer_id(context, request)
+    return answer
 
 
 def error_response(request: InitProducerIdRequest, code: int, message: str | None) -> InitProducerIdResponse:

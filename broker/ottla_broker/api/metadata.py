@@ -63,6 +63,8 @@ def handle(
         return _answer(broker, context, request, [_describe(broker, context, topic) for topic in topics])
     if context.api_version < _TOPIC_IDS_SINCE:
         _refuse_ids(request, context.api_version)
+    elif any(topic.name is None and topic.topic_id == Uuid.ZERO for topic in asked):
+        raise InvalidRequest("a topic is asked for by its name or by its id")
     ids = [topic.topic_id for topic in asked if topic.topic_id != Uuid.ZERO]
     if ids:  # as in Kafka, names beside ids are not looked at
         return _answer(broker, context, request, [_by_id(broker, context, topic_id) for topic_id in dict.fromkeys(ids)])
@@ -130,7 +132,7 @@ def _answer(
         response.cluster_authorized_operations = CLUSTER_OPERATIONS
     if context.api_version >= 8 and request.include_topic_authorized_operations:
         for topic in topics:
-            if topic.error_code == NoError:
+            if topic.name is not None:
                 topic.topic_authorized_operations = TOPIC_OPERATIONS
     return response
 

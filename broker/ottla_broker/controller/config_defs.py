@@ -61,7 +61,6 @@ TOPIC_CONFIGS: Final[dict[str, ConfigDef]] = {
             -1,
             "The level used where the broker compresses with gzip (compression.type=gzip).",
             level(1, 9, -1),
-            _like("compression.gzip.level"),
         ),
         ConfigDef(
             "compression.lz4.level",
@@ -69,7 +68,6 @@ TOPIC_CONFIGS: Final[dict[str, ConfigDef]] = {
             9,
             "The level used where the broker compresses with lz4 (compression.type=lz4).",
             between(1, 17),
-            _like("compression.lz4.level"),
         ),
         ConfigDef(
             "compression.type",
@@ -86,7 +84,6 @@ TOPIC_CONFIGS: Final[dict[str, ConfigDef]] = {
             3,
             "The level used where the broker compresses with zstd (compression.type=zstd).",
             between(-131072, 22),
-            _like("compression.zstd.level"),
         ),
         ConfigDef(
             "delete.retention.ms",
@@ -152,7 +149,6 @@ TOPIC_CONFIGS: Final[dict[str, ConfigDef]] = {
             -2,
             "Size of the local part of a tiered log." + _NO_EFFECT,
             at_least(-2),
-            _like("log.local.retention.bytes"),
         ),
         ConfigDef(
             "local.retention.ms",
@@ -160,7 +156,6 @@ TOPIC_CONFIGS: Final[dict[str, ConfigDef]] = {
             -2,
             "Age of the local part of a tiered log." + _NO_EFFECT,
             at_least(-2),
-            _like("log.local.retention.ms"),
         ),
         ConfigDef(
             "max.compaction.lag.ms",

@@ -119,7 +119,8 @@ def _string(name: str, text: str) -> str:
 
 
 def _list(name: str, text: str) -> list[str]:
-    return re.split(r"\s*,\s*", text) if text else []
+    # A repeated word counts once, as in Kafka.
+    return list(dict.fromkeys(re.split(r"\s*,\s*", text))) if text else []
 
 
 _PARSE: Final[dict[ConfigType, Callable[[str, str], ConfigValue]]] = {
@@ -170,13 +171,11 @@ def one_of(*allowed: str) -> Check:
 
 
 def some_of(*allowed: str) -> Check:
-    """A list without repetition of a few words; it may be empty."""
+    """A list of a few words; it may be empty."""
     single = one_of(*allowed)
 
     def check(name: str, value: ConfigValue) -> None:
         assert isinstance(value, list)
-        if len(set(value)) != len(value):
-            raise InvalidConfig(f"Configuration '{name}' values must not be duplicated.")
         for word in value:
             if not word:
                 raise InvalidConfig(f"Configuration '{name}' values must not be empty.")

@@ -197,11 +197,12 @@ class TopicControl:
 
     def _created_configs(self, overrides: dict[str, str]) -> list[CreatableTopicConfigs]:
         shown = []
+        value: str | None
         defaults = self._configs.topic_defaults()
         for name in sorted(TOPIC_CONFIGS):
             definition = TOPIC_CONFIGS[name]
             if name in overrides:
-                value, source = to_text(definition.parse(overrides[name])), ConfigSource.DYNAMIC_TOPIC
+                value, source = overrides[name], ConfigSource.DYNAMIC_TOPIC
             else:
                 settings = self._configs.broker_settings(*(synonym for synonym, _ in definition.synonyms))
                 source = settings[0].source if settings else ConfigSource.DEFAULT
