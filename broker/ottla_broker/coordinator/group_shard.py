@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState, Member
+from ottla_broker.coordinator.decision import CoordinatorRecord, Decision, Outbox, Verb
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.membership import Membership
 from ottla_broker.coordinator.offsets import Offsets
@@ -24,7 +25,6 @@ from ottla_broker.coordinator.records import (
     read_offset_commit,
     record_type,
 )
-from ottla_broker.coordinator.runtime import CoordinatorRecord, Decision, Outbox, Verb
 from ottla_broker.coordinator.timers import Timers
 from ottla_wire.errors import GroupIdNotFound, KafkaError, NonEmptyGroup
 from ottla_wire.messages.describe_groups import DescribedGroup, DescribedGroupMember

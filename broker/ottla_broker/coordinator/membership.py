@@ -30,10 +30,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState, Member
+from ottla_broker.coordinator.decision import Decision, Outbox
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.rebalance import Rebalance, assigned, joined
 from ottla_broker.coordinator.records import GroupMetadataValue, group_metadata_record
-from ottla_broker.coordinator.runtime import Decision, Outbox
 from ottla_broker.pending import Pending
 from ottla_wire.errors import (
     FencedInstanceId,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState
+from ottla_broker.coordinator.decision import CoordinatorRecord, Decision
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.rebalance import Rebalance
 from ottla_broker.coordinator.records import (
@@ -29,7 +30,6 @@ from ottla_broker.coordinator.records import (
     offset_commit_record,
     offset_tombstone,
 )
-from ottla_broker.coordinator.runtime import CoordinatorRecord, Decision
 from ottla_broker.coordinator.versioned import Versioned
 from ottla_wire.errors import (
     GroupIdNotFound,

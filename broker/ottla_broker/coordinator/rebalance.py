@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState, InitialDelay, Member
+from ottla_broker.coordinator.decision import Decision, Outbox, Verb
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.records import group_metadata_record
-from ottla_broker.coordinator.runtime import Decision, Outbox, Verb
 from ottla_broker.coordinator.timers import Timers
 from ottla_wire.errors import KafkaError, RebalanceInProgress, UnknownMemberId
 from ottla_wire.messages.join_group import JoinGroupResponse

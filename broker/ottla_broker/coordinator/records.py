@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ottla_broker.coordinator.runtime import CoordinatorRecord
+from ottla_broker.coordinator.decision import CoordinatorRecord
 from ottla_wire.schema import Data, Struct, Uuid, field, i32, i64
 
 CONSUMER_OFFSETS_TOPIC: Final = "__consumer_offsets"
