@@ -11,18 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+SLF4J = "1.7.36"  # what kafka-clients needs to run at all
 VERSIONS = ("3.9.1", "4.0.1", "4.3.1", "4.4.0")
 TIMEOUT_SECONDS = 300
 
 
-def fetch(version: str, folder: Path) -> Path:
-    """Copy one version's jar into the folder; RuntimeError with Maven's words if it cannot be had."""
-    jar = folder / f"kafka-clients-{version}.jar"
+def fetch(group: str, name: str, version: str, folder: Path) -> Path:
+    """Copy one jar into the folder; RuntimeError with Maven's words if it cannot be had."""
+    jar = folder / f"{name}-{version}.jar"
     if jar.exists():
         return jar
     if shutil.which("mvn") is None:
         raise RuntimeError("Maven (mvn) is not on the PATH")
-    artifact = f"org.apache.kafka:kafka-clients:{version}"
+    artifact = f"{group}:{name}:{version}"
     command = ["mvn", "-B", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     if done.returncode or not jar.exists():
@@ -34,9 +35,10 @@ def main() -> int:
     folder = Path(os.environ.get("OTTLA_KAFKA_CACHE", "~/.cache/ottla/kafka")).expanduser() / "clients"
     folder.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for version in sys.argv[1:] or VERSIONS:
+    wanted = [("org.apache.kafka", "kafka-clients", version) for version in sys.argv[1:] or VERSIONS]
+    for artifact in [*wanted, ("org.slf4j", "slf4j-api", SLF4J)]:
         try:
-            print(fetch(version, folder))
+            print(fetch(*artifact, folder))
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             failures += 1
             print(error, file=sys.stderr)
