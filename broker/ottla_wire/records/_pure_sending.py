@@ -196,7 +196,7 @@ class SendFuture:
             return
         try:
             callback(SendResult(self) if self._state == _STORED else self._failure())
-        except BaseException:  # even a CancelledError must not keep the other callbacks from running
+        except BaseException:  # noqa: BLE001 - even a CancelledError must not keep the other callbacks from running
             waiting.log_failure(callback)
 
 

@@ -158,12 +158,15 @@ def _decompress_snappy_block(block: memoryview, room: int) -> bytes:
 
 
 def _decompress_frame(codec: Any, data: Buffer, most_bytes: int, max_bytes: int) -> bytes:
+    from mmap import mmap
+
     if most_bytes <= max_bytes:
         return bytes(codec.decompress(data))
-    # The blocks could hold too much. Whether they do shows a buffer that is exactly large enough.
-    output = bytearray(max_bytes)
-    count = codec.decompress_into(data, output)
-    return bytes(memoryview(output)[:count])
+    # The blocks could hold too much; a buffer that is exactly large enough shows whether they do. It is mapped and not
+    # allocated: only what is written into it takes memory, and time.
+    with mmap(-1, max(max_bytes, 1)) as area, memoryview(area) as whole, whole[:max_bytes] as output:
+        count = codec.decompress_into(data, output)
+        return bytes(output[:count])
 
 
 def _most_lz4_bytes(data: Buffer) -> int:
