@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ottla_broker.coordinator.group_coordinator import GroupCoordinator
     from ottla_broker.replication.replica_manager import ReplicaManager
     from ottla_broker.shell.config import BrokerConfig
+    from ottla_broker.shell.log_directory import LogDirectory
 
 
 class Clock(Protocol):
@@ -75,6 +76,7 @@ class Broker:
         groups: GroupCoordinator,
         host: str,
         port: int,
+        log_directory: LogDirectory | None = None,
         authorizer: Authorizer | None = None,
     ) -> None:
         self.config = config
@@ -83,6 +85,7 @@ class Broker:
         self.replicas = replicas
         self.groups = groups
         self.transactions: Transactions | None = None
+        self.log_directory = log_directory
         self.authorizer: Authorizer = authorizer or AllowAll()
         self.node_id = config.node_id
         self.host = host
@@ -112,9 +115,13 @@ class Broker:
         """Run everything that is due."""
         self.replicas.tick(now_ms)
         self.groups.tick(now_ms)
+        if self.log_directory is not None:
+            self.log_directory.tick(now_ms)
         self.settle(now_ms)
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        deadlines = [at for at in (self.replicas.deadline_ms(), self.groups.deadline_ms()) if at is not None]
-        return min(deadlines, default=None)
+        deadlines = [self.replicas.deadline_ms(), self.groups.deadline_ms()]
+        if self.log_directory is not None:
+            deadlines.append(self.log_directory.deadline_ms())
+        return min((at for at in deadlines if at is not None), default=None)

@@ -1,10 +1,10 @@
-"""A server without an event loop: a loop that the test turns, transports that remember, a broker that is told what to answer."""
+"""A server without an event loop: a loop the test turns, transports that remember, a broker with given answers."""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -232,8 +232,8 @@ class ManualExecutor:
 
 
 @pytest.fixture
-def harness() -> Iterator[Harness]:
-    yield Harness()
+def harness() -> Harness:
+    return Harness()
 
 
 @pytest.fixture
