@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Final, TypeVar
 
-from ottla_wire.errors import DecodeError, FrameError
+from ottla_wire.errors import DecodeError, EncodeError, FrameError
 from ottla_wire.messages import flexible_versions
 from ottla_wire.schema import Buffer, Request, Response
 from ottla_wire.schema.runtime import skip_tagged
@@ -56,6 +56,8 @@ def encode_request(
         start += b"\xff\xff"
     else:
         name = client_id.encode()
+        if len(name) > 0x7FFF:
+            raise EncodeError(f"a client id can have 32767 bytes, not {len(name)}")
         start += len(name).to_bytes(2, "big")
         start += name
     if request.is_flexible(version):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ottla_wire import framing
-from ottla_wire.errors import DecodeError, FrameError
+from ottla_wire.errors import DecodeError, EncodeError, FrameError
 from ottla_wire.framing import FrameReader
 from ottla_wire.messages.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from ottla_wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
@@ -44,6 +44,12 @@ def test_a_client_without_a_name_sends_null() -> None:
     frame = one_frame(framing.encode_request(HeartbeatRequest(), 0, 5, None))
     assert frame[8:10] == b"\xff\xff"
     assert framing.decode_request_header(frame).client_id is None
+
+
+def test_a_client_id_that_is_too_long_is_an_encode_error() -> None:
+    one_frame(framing.encode_request(HeartbeatRequest(), 0, 5, "x" * 32767))
+    with pytest.raises(EncodeError, match="32768"):
+        framing.encode_request(HeartbeatRequest(), 0, 5, "x" * 32768)
 
 
 def test_unknown_tagged_fields_of_a_header_are_passed_over() -> None:

@@ -226,9 +226,9 @@ def test_a_value_of_the_wrong_kind_is_an_encode_error_that_names_field_and_versi
 @pytest.mark.parametrize("value", [b"", b"x" * 15, b"x" * 17])
 def test_bytes_of_the_wrong_length_are_no_id(value: bytes) -> None:
     for version in (0, 1):
-        with pytest.raises(EncodeError, match="16 bytes"):
+        with pytest.raises(EncodeError, match=rf"Everything\.uuid .* 16 bytes .*version {version}"):
             Everything(uuid=value).encode(version)  # type: ignore[arg-type]
-        with pytest.raises(EncodeError, match="16 bytes"):
+        with pytest.raises(EncodeError, match=rf"Everything\.ids\[0\] .* 16 bytes .*version {version}"):
             Everything(ids=[value]).encode(version)  # type: ignore[list-item]
 
 
@@ -343,6 +343,13 @@ def test_a_schema_can_be_asked_for_its_fields() -> None:
     assert by_name["inner"].type.name == "[]Point"
     assert str(by_name["extra"].nullable) == "3+"
     assert str(by_name["strict"].nullable) == "none"
+
+
+def test_a_field_cannot_have_the_name_of_a_method() -> None:
+    with pytest.raises(TypeError, match=r"Odd\.versions is a name that every message has"):
+
+        class Odd(Data, versions="0"):
+            versions: i32 = 0  # type: ignore[assignment,misc]
 
 
 def test_an_annotation_outside_of_the_language_is_refused_at_first_use() -> None:

@@ -142,10 +142,14 @@ def flexible_versions(api_key: int) -> VersionRange | None:
 
 
 def _load(api_key: int) -> tuple[type[Request], type[Response]]:
+    module_name = ""
     try:
         name = ApiKey(api_key).name
-        module: Any = importlib.import_module(f"{__name__}.{name.lower()}")
-    except (ValueError, ModuleNotFoundError):
+        module_name = f"{__name__}.{name.lower()}"
+        module: Any = importlib.import_module(module_name)
+    except (ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != module_name:
+            raise
         raise UnsupportedVersion(f"there is no message with API key {api_key} here") from None
     stem = name.title().replace("_", "")
     _requests[api_key] = getattr(module, f"{stem}Request")

@@ -21,7 +21,6 @@ def build_encoder(cls: type[Message], version: int) -> Any:
         "put_uvarint": runtime.put_uvarint,
         "put_tagged": runtime.put_tagged,
         "not_expressible": runtime.not_expressible,
-        "wrong_uuid": runtime.wrong_uuid,
         "pack": runtime.pack,
     }
     writer = _Encoder(scope, version, version in cls.flexible_versions)
@@ -91,7 +90,7 @@ class _Encoder(Source):
             self.run.append((kind.code, value))
         elif kind.kind == "uuid":
             self.line(f"if len({value}) != 16:")
-            self.line(f"    raise wrong_uuid({value})")
+            self.line("    raise ValueError")  # struct would pad it; explain() finds out which one it is
             self.run.append((kind.code, value))
         elif kind.kind == "struct":
             self.nested(kind, value, nullable)

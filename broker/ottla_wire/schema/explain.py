@@ -47,7 +47,7 @@ def _value(kind: WireType, value: object, path: str, version: int, flexible: boo
         return None
     if not isinstance(value, (bytes, bytearray, memoryview)):
         return wrong
-    return wrong if kind.kind == "uuid" and len(value) != 16 else None
+    return f"{path} is {value!r:.100}, not an id of 16 bytes" if kind.kind == "uuid" and len(value) != 16 else None
 
 
 def _array(

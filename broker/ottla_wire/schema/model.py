@@ -114,6 +114,8 @@ class SchemaType(type):
         annotations = {k: v for k, v in namespace.get("__annotations__", {}).items() if not _is_class_variable(v)}
         declared = {}
         for key in annotations:
+            if any(hasattr(base, key) for base in bases):
+                raise TypeError(f"{name}.{key} is a name that every message has; a field must be called otherwise")
             value = namespace.pop(key, _PLAIN)
             declared[key] = (
                 value if isinstance(value, Declared) else Declared("0+", value, None, None, None, False, False)

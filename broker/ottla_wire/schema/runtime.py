@@ -77,11 +77,6 @@ def not_expressible(structure: str, field: str, version: int) -> EncodeError:
     return EncodeError(f"{structure}.{field} has a value, but version {version} has no such field")
 
 
-def wrong_uuid(value: object) -> EncodeError:
-    """The error for bytes that are not an id."""
-    return EncodeError(f"{value!r} is not an id of 16 bytes")
-
-
 def missing(structure: str, field: str) -> DecodeError:
     """The error for a null where the protocol allows none."""
     return DecodeError(f"{structure}.{field} is null, which this version does not allow")
