@@ -181,10 +181,11 @@ class OsLogFile:
         os.close(fd)
 
     def _descriptor(self) -> int:
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        fd = self._fd
+        if fd < 0:
+            fd = self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self._pool.touch(self)
-        return self._fd
+        return fd
 
 
 class OsFiles:

@@ -8,13 +8,16 @@ at start.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ottla_broker.log.checkpoints import read_checkpoint, write_checkpoint
+from ottla_broker.log.checkpoints import CorruptCheckpoint, read_checkpoint, write_checkpoint
 from ottla_broker.log.files import Files
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAME = "leader-epoch-checkpoint"
 
@@ -44,11 +47,13 @@ class LeaderEpochs:
         self._is_stale = False
 
     def load(self) -> None:
-        """Read the checkpoint; a missing one is empty. Raises CorruptCheckpoint."""
-        entries = [
-            EpochEntry(int(epoch), int(start)) for epoch, start in read_checkpoint(self._files, self._path, columns=2)
-        ]
-        self._set(entries)
+        """Read the checkpoint; a missing or damaged one is empty, and recovery fills it from the log."""
+        try:
+            lines = read_checkpoint(self._files, self._path, columns=2)
+            self._set(EpochEntry(int(epoch), int(start)) for epoch, start in lines)
+        except (CorruptCheckpoint, ValueError) as error:
+            logger.warning("%s is rebuilt from the log: %s", self._path, error)
+            self._set([])
 
     @property
     def entries(self) -> list[EpochEntry]:
@@ -111,6 +116,15 @@ class LeaderEpochs:
         before = bisect_right(self._starts, start_offset) - 1
         if before > 0 or (before == 0 and self._starts[0] < start_offset):
             self._set([EpochEntry(self._epochs[before], start_offset), *self.entries[before + 1 :]])
+            self._is_stale = True
+
+    def prepend(self, entries: list[EpochEntry]) -> None:
+        """Put entries that were found in the log before those that are here."""
+        earliest = self._epochs[0] if self._epochs else 2**31
+        found = [entry for entry in entries if entry.epoch < earliest]
+        same = [entry for entry in entries if entry.epoch == earliest]
+        if found or same:
+            self._set([*found, *same, *self.entries[1 if same else 0 :]])
             self._is_stale = True
 
     def clear(self) -> None:

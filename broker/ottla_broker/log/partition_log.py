@@ -5,9 +5,10 @@ caller's buffer, and hands it to one `write`; only then do indexes, producer sta
 append leaves everything as it was. A failed write or fsync takes the log offline: it refuses everything with
 KafkaStorageError until it is opened again, which runs recovery.
 
-fsync is separate. `prepare_flush` names what has to be fsynced (`FlushWork`, to be run anywhere), `flush_done` moves
-the recovery point. The recovery point never passes an offset that was not fsynced, and whoever stores it
-(`on_recovery_point_lowered`) is told before a truncation lets new bytes take the place of fsynced ones.
+fsync is separate. `prepare_flush` names what has to be fsynced (`FlushWork`, to be run anywhere), `flush_done` takes
+note of it. All below `flushed_offset` is durable. The recovery point is the base of the first segment that is not
+durable together with its indexes: recovery believes what is below and checks the rest. Whoever stores it is told
+(`on_recovery_point_lowered`) before a truncation lets new bytes take the place of fsynced ones.
 
 `now_ms` is wall clock time throughout: it is compared with timestamps of records.
 """
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Buffer, Files, SyncTarget
-from ottla_broker.log.indexes import AbortedTxn
+from ottla_broker.log.indexes import MAX_RELATIVE_OFFSET, AbortedTxn
 from ottla_broker.log.leader_epochs import LeaderEpochs
 from ottla_broker.log.partition_metadata import ensure_partition_metadata
 from ottla_broker.log.producer_snapshot import Snapshots
@@ -77,16 +78,16 @@ class TimestampOffset(NamedTuple):
 class FlushWork:
     """What must be fsynced for the log to be durable up to an offset. `run` may be called on any thread, once."""
 
-    __slots__ = ("_folder", "_targets", "upto_offset")
+    __slots__ = ("_targets", "segments", "upto_offset")
 
-    def __init__(self, upto_offset: int, targets: list[SyncTarget], folder: SyncTarget) -> None:
+    def __init__(self, upto_offset: int, segments: list[Segment], targets: list[SyncTarget]) -> None:
         self.upto_offset = upto_offset
+        self.segments = segments
         self._targets = targets
-        self._folder = folder
 
     def run(self) -> None:
         """Fsync the files, then the folder. Raises OSError."""
-        for target in (*self._targets, self._folder):
+        for target in self._targets:
             target.sync()
 
 
@@ -112,7 +113,7 @@ class PartitionLog:
         self.config = config
         self.log_start_offset = 0
         self.high_watermark = 0
-        self.recovery_point = 0
+        self.flushed_offset = 0
         self.offline: KafkaStorageError | None = None
         self.leader_epochs = LeaderEpochs(files, folder)
         self.producers = ProducerStates(self.name, producer_id_expiration_ms)
@@ -177,7 +178,7 @@ class PartitionLog:
         )
         self._set_segments(opened.segments)
         self.log_start_offset = opened.log_start_offset
-        self.recovery_point = opened.recovery_point
+        self.flushed_offset = opened.flushed_offset
 
     # ---- offsets
 
@@ -185,6 +186,11 @@ class PartitionLog:
     def log_end_offset(self) -> int:
         """The offset that the next record gets."""
         return self._active.next_offset
+
+    @property
+    def recovery_point(self) -> int:
+        """What lies below needs no recovery: the base offset of the first segment that is not durable as a whole."""
+        return next((segment.base_offset for segment in self._segments if not segment.is_durable), 0)
 
     @property
     def size_bytes(self) -> int:
@@ -239,8 +245,8 @@ class PartitionLog:
         accepted = self._validator.accept(
             records, next_offset=self._active.next_offset, leader_epoch=leader_epoch, now_ms=now_ms, origin=origin
         )
-        if origin is AppendOrigin.CLIENT:
-            known = self.producers.find_duplicate(accepted.batches[0]) if accepted.batches[0].producer_id >= 0 else None
+        if origin is AppendOrigin.CLIENT and accepted.batches[0].producer_id >= 0:
+            known = self.producers.find_duplicate(accepted.batches[0])
             if known is not None:
                 return AppendInfo(
                     known.first_offset,
@@ -299,13 +305,15 @@ class PartitionLog:
                     self.leader_epochs.assign(header.leader_epoch, header.base_offset)
             segment = self._active
             if self._must_roll(segment, len(accepted.data), accepted.max_timestamp_ms, last_offset, now_ms):
-                segment = self._roll_to(first.base_offset, now_ms)
+                end_offset = segment.next_offset
+                is_far = last_offset - end_offset > MAX_RELATIVE_OFFSET
+                segment = self._roll_to(first.base_offset if is_far else end_offset, now_ms)
             segment.append(accepted.data, accepted.batches)
             if prepared is not None:
                 self._settle(segment, prepared)
         except OSError as error:
             raise self._go_offline(error) from error
-        if last_offset + 1 - self.recovery_point >= self.config.flush_messages:
+        if last_offset + 1 - self.flushed_offset >= self.config.flush_messages:
             self.flush()
         return AppendInfo(
             first.base_offset,
@@ -347,12 +355,10 @@ class PartitionLog:
             raise self._go_offline(error) from error
 
     def _roll_to(self, base_offset: int, now_ms: int) -> Segment:
-        end_offset = self.log_end_offset
         self._active.seal()
         segment = Segment(self._files, self.folder, base_offset, self.config, now_ms)
         segment.save_indexes()
-        if end_offset > self.log_start_offset:
-            self._snapshots.take(base_offset, self.producers)
+        self._snapshots.take(base_offset, self.producers)
         self._keep_loaded(self._active)
         self._segments.append(segment)
         self._bases.append(base_offset)
@@ -464,25 +470,30 @@ class PartitionLog:
     def prepare_flush(self, upto_offset: int | None = None) -> FlushWork | None:
         """What must be fsynced to make all below `upto_offset` (default: the end) durable; None if it already is."""
         upto = self.log_end_offset if upto_offset is None else upto_offset
-        if self.offline is not None or upto <= self.recovery_point:
+        if self.offline is not None:
             return None
         try:
-            targets: list[SyncTarget] = []
-            for index in range(self._segment_index(self.recovery_point), len(self._segments)):
-                segment = self._segments[index]
-                if segment.base_offset >= upto and index > 0:
-                    break
-                targets += segment.sync_targets()
-            for offset in self._snapshots.offsets:
-                if self.recovery_point <= offset <= upto:
-                    targets.append(self._files.sync_target(self._snapshots.path(offset)))
-            return FlushWork(upto, targets, self._files.sync_target(self.folder))
+            sealed = [part for part in self._segments[:-1] if not part.is_durable and part.base_offset < upto]
+            targets = [target for segment in sealed for target in segment.sync_targets()]
+            if upto > max(self.flushed_offset, self._active.base_offset):
+                targets.append(self._active.log_sync_target())
+            if not targets:
+                return None
+            bases = {self._active.base_offset, *(segment.base_offset for segment in sealed)}
+            fresh = [self._snapshots.path(base) for base in self._snapshots.offsets if base in bases]
+            targets += [self._files.sync_target(path) for path in fresh]
+            targets.append(self._files.sync_target(self.folder))
         except OSError as error:
             raise self._go_offline(error) from error
+        return FlushWork(upto, sealed, targets)
 
     def flush_done(self, work: FlushWork) -> None:
-        """`work.run` has returned: the recovery point moves, unless the log was truncated meanwhile."""
-        self.recovery_point = max(self.recovery_point, min(work.upto_offset, self.log_end_offset))
+        """`work.run` has returned."""
+        # a truncation meanwhile may have taken some of it back
+        self.flushed_offset = max(self.flushed_offset, min(work.upto_offset, self.log_end_offset))
+        for segment in work.segments:
+            if segment is not self._active:
+                segment.is_durable = True
 
     def flush_failed(self, error: OSError) -> None:
         """`work.run` has raised: what is on the disk is unknown, so the log goes offline."""
@@ -517,7 +528,7 @@ class PartitionLog:
             self._active.truncate(offset)
             self.leader_epochs.truncate_from_end(offset)
             self.log_start_offset = min(self.log_start_offset, self.log_end_offset)
-            self._snapshots.keep_between(self.log_start_offset, self.log_end_offset)
+            self._snapshots.keep_between(self._bases[0], self.log_end_offset)
             self._rebuild_producers(now_ms)
         except OSError as error:
             raise self._go_offline(error) from error
@@ -534,11 +545,11 @@ class PartitionLog:
             segment.save_indexes()
             self._set_segments([segment])
             self.leader_epochs.clear()
-            self._snapshots.keep_between(-1, -1)
+            self._snapshots.clear()
         except OSError as error:
             raise self._go_offline(error) from error
         self.producers.clear()
-        self.log_start_offset = self.high_watermark = self.recovery_point = offset
+        self.log_start_offset = self.high_watermark = offset
 
     def increment_log_start_offset(self, offset: int) -> bool:
         """Give up everything below `offset` (DeleteRecords, retention); True if the start moved.
@@ -606,7 +617,7 @@ class PartitionLog:
             for segment in doomed:
                 self._mark_deleted(segment, now_ms)
             self._set_segments(kept)
-            self.recovery_point = max(self.recovery_point, kept[0].base_offset)
+            self.flushed_offset = max(self.flushed_offset, kept[0].base_offset)
         except OSError as error:
             raise self._go_offline(error) from error
         return count
@@ -636,15 +647,15 @@ class PartitionLog:
         return min((due_ms for due_ms, _ in self._doomed), default=None)
 
     def _lower_recovery_point(self, offset: int) -> None:
-        if offset < self.recovery_point:
-            self.recovery_point = offset
-            if self.on_recovery_point_lowered is not None:
-                self.on_recovery_point_lowered(self)
+        """What is written from `offset` on will not be durable, whatever was there before: say so before it happens."""
+        self.flushed_offset = min(self.flushed_offset, offset)
+        for segment in self._segments[self._segment_index(offset) :]:
+            segment.is_durable = False
+        if self.on_recovery_point_lowered is not None:
+            self.on_recovery_point_lowered(self)
 
     def _rebuild_producers(self, now_ms: int) -> None:
-        rebuild_producers(
-            self.producers, self._snapshots, self._segments, self.log_start_offset, self.log_end_offset, now_ms
-        )
+        rebuild_producers(self.producers, self._snapshots, self._segments, self.log_end_offset, now_ms)
 
     # ---- life
 
@@ -660,14 +671,24 @@ class PartitionLog:
         if self.offline is None:
             try:
                 self.leader_epochs.save()
-                if self.log_end_offset > self.log_start_offset:
+                if self.log_end_offset > self._bases[0]:
                     self._snapshots.take(self.log_end_offset, self.producers)
             except OSError as error:
                 raise self._go_offline(error) from error
-            self._active.finish_time_index()
-            self.recovery_point = min(self.recovery_point, self._active.base_offset)
-            self.flush()
+            self._seal_for_close()
         self.abandon()
+
+    def _seal_for_close(self) -> None:
+        """Make everything durable, the indexes of the active segment too: a start after this checks nothing."""
+        self.flush()
+        try:
+            self._active.seal()
+            for target in (*self._active.sync_targets(), self._files.sync_target(self.folder)):
+                target.sync()
+            if self.log_end_offset in self._snapshots.offsets:
+                self._files.sync_target(self._snapshots.path(self.log_end_offset)).sync()
+        except OSError as error:
+            raise self._go_offline(error) from error
 
     def abandon(self) -> None:
         """Let go of the files and do nothing else (the log is offline, or is about to be deleted)."""

@@ -94,13 +94,13 @@ class Snapshots:
         if offset not in self.offsets:
             insort(self.offsets, offset)
 
-    def load_latest(self, log_start_offset: int, upto_offset: int) -> tuple[int, list[ProducerState]] | None:
-        """The latest usable snapshot in (log_start_offset, upto_offset].
+    def load_latest(self, upto_offset: int) -> tuple[int, list[ProducerState]] | None:
+        """The latest usable snapshot at or before an offset.
 
         A corrupt one is removed, and the next older one tried.
         """
         for offset in reversed(self.offsets.copy()):
-            if not log_start_offset < offset <= upto_offset:
+            if offset > upto_offset:
                 continue
             try:
                 return offset, decode_snapshot(self._files.read(self.path(offset)))
@@ -115,11 +115,15 @@ class Snapshots:
             self.offsets.remove(offset)
             self._files.remove(self.path(offset))
 
-    def keep_between(self, log_start_offset: int, end_offset: int) -> None:
-        """Remove those that are of no use to a log of this range."""
+    def keep_between(self, first_offset: int, last_offset: int) -> None:
+        """Remove those before the first segment, and those that know more than the log holds."""
         for offset in self.offsets.copy():
-            if not log_start_offset < offset <= end_offset:
+            if not first_offset <= offset <= last_offset:
                 self.remove(offset)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self.keep_between(0, -1)
 
     def remove_strays(self, segment_bases: Iterable[int]) -> None:
         """Remove those that belong to no segment, but for the last one of all (a close in good order)."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import struct
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from typing import NamedTuple
 
 from ottla_broker.log.batch import MAX_SEQUENCE, NO_SEQUENCE, BatchHeader, rewind_sequence
 from ottla_wire.errors import (
-    CorruptMessage,
     InvalidProducerEpoch,
     InvalidTxnState,
     OutOfOrderSequenceNumber,
@@ -34,10 +32,6 @@ BATCHES_KEPT = 5
 NO_EPOCH = -1
 NO_OFFSET = -1
 MAX_PRODUCER_EPOCH = 2**15 - 1
-
-_CONTROL_KEY = struct.Struct(">hh")
-_END_MARKER = struct.Struct(">hi")
-_ABORT, _COMMIT = 0, 1
 
 
 class AppendOrigin(enum.Enum):
@@ -308,7 +302,10 @@ class ProducerStates:
         entry.last_timestamp_ms = batch.max_timestamp_ms
         if entry.current_txn_first_offset >= 0:
             if not batch.is_transactional:
-                raise InvalidTxnState(self._about(batch, "a transaction is open, but the batch is not part of one"))
+                message = self._about(batch, "a transaction is open, but the batch is not part of one")
+                if origin is not AppendOrigin.REPLICATION:
+                    raise InvalidTxnState(message)
+                logger.warning("%s", message)  # it is in the log; a replica cannot refuse it
         elif batch.is_transactional:
             entry.current_txn_first_offset = batch.base_offset
             prepared.started.append((batch.base_offset, batch.producer_id))
@@ -426,19 +423,6 @@ class ProducerStates:
 
     def _about(self, batch: BatchHeader, what: str) -> str:
         return f"producer {batch.producer_id} in {self.name} at offset {batch.base_offset}: {what}"
-
-
-def parse_marker(key: bytes | None, value: bytes | None) -> EndMarker | None:
-    """The marker in a control record; None if it is of another kind (a Raft leader change). Raises CorruptMessage."""
-    if key is None or len(key) < _CONTROL_KEY.size:
-        raise CorruptMessage("a control record without a key that says its kind")
-    _version, kind = _CONTROL_KEY.unpack_from(key)
-    if kind not in (_ABORT, _COMMIT):
-        return None
-    if value is None or len(value) < _END_MARKER.size:
-        raise CorruptMessage("a transaction marker without coordinator epoch")
-    _version, coordinator_epoch = _END_MARKER.unpack_from(value)
-    return EndMarker(kind == _ABORT, coordinator_epoch)
 
 
 def snapshot_range(last_sequence: int, last_offset: int, offset_delta: int, timestamp_ms: int) -> SequenceRange:

@@ -17,7 +17,7 @@ from ottla_broker.log.batch import BatchHeader
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Files
 from ottla_broker.log.indexes import AbortedTxn, CorruptIndex
-from ottla_broker.log.leader_epochs import LeaderEpochs
+from ottla_broker.log.leader_epochs import EpochEntry, LeaderEpochs
 from ottla_broker.log.producer_snapshot import Snapshots
 from ottla_broker.log.producer_state import AppendOrigin, PreparedAppend, ProducerStates
 from ottla_broker.log.segment import (
@@ -44,7 +44,7 @@ class Opened:
 
     segments: list[Segment]
     log_start_offset: int
-    recovery_point: int
+    flushed_offset: int
 
 
 class Loader:
@@ -77,20 +77,23 @@ class Loader:
         first = self._first_unchecked(segments, recovery_point, clean_shutdown)
         self._restore_checked(segments[:first], segments[first:])
         if first < len(segments):
-            segments = self._recover(segments, first, log_start_offset)
+            segments = self._recover(segments, first)
         end_offset = segments[-1].next_offset if segments else log_start_offset
         if not segments or end_offset < log_start_offset:
             segments = [self._start_anew(segments, log_start_offset)]
             end_offset = log_start_offset
         log_start_offset = max(log_start_offset, segments[0].base_offset)
-        self._epochs.truncate_from_end(end_offset)
         self._epochs.truncate_from_start(log_start_offset)
+        self._epochs.truncate_from_end(end_offset)
+        self._find_early_epochs(segments, log_start_offset, end_offset)
         self._epochs.save()
         self._snapshots.remove_strays(segment.base_offset for segment in segments)
-        self._snapshots.keep_between(log_start_offset, end_offset)
-        rebuild_producers(self._producers, self._snapshots, segments, log_start_offset, end_offset, self._now_ms)
-        if end_offset > log_start_offset and end_offset not in self._snapshots.offsets:
+        self._snapshots.keep_between(segments[0].base_offset, end_offset)
+        rebuild_producers(self._producers, self._snapshots, segments, end_offset, self._now_ms)
+        if end_offset > segments[0].base_offset and end_offset not in self._snapshots.offsets:
             self._snapshots.take(end_offset, self._producers)
+        for segment in segments[: min(first, len(segments) - 1)]:  # the last one will be written to
+            segment.is_durable = True
         return Opened(segments, log_start_offset, end_offset if clean_shutdown else min(recovery_point, end_offset))
 
     # ---- files
@@ -159,8 +162,7 @@ class Loader:
     def _rebuild(self, before: list[Segment], segment: Segment) -> None:
         """Build the indexes of one segment from its batches; cut off what is no batch."""
         states = ProducerStates(self._producers.name, self._producers.expiration_ms)
-        start = before[0].base_offset if before else segment.base_offset
-        rebuild_producers(states, self._snapshots, before, start, segment.base_offset, self._now_ms)
+        rebuild_producers(states, self._snapshots, before, segment.base_offset, self._now_ms)
         end = self._scan(segment, states, check_bytes=False)
         if end < segment.size:
             segment.log.truncate(end)
@@ -169,31 +171,32 @@ class Loader:
 
     # ---- recovery
 
-    def _recover(self, segments: list[Segment], first: int, log_start_offset: int) -> list[Segment]:
+    def _recover(self, segments: list[Segment], first: int) -> list[Segment]:
         """Check every batch from segment `first` on; the log ends before the first bad one."""
         states = ProducerStates(self._producers.name, self._producers.expiration_ms)
         start = segments[first].base_offset
-        self._snapshots.keep_between(-1, start)  # later ones are taken anew, from what is really there
-        log_start_offset = max(log_start_offset, segments[0].base_offset)
-        rebuild_producers(states, self._snapshots, segments[:first], log_start_offset, start, self._now_ms)
+        self._snapshots.keep_between(0, start)  # later ones are taken anew, from what is really there
+        rebuild_producers(states, self._snapshots, segments[:first], start, self._now_ms)
         for index in range(first, len(segments)):
             segment = segments[index]
-            if segment.base_offset > log_start_offset and segment.base_offset not in self._snapshots.offsets:
+            if index > 0 and segment.base_offset not in self._snapshots.offsets:
                 self._snapshots.take(segment.base_offset, states)
             end = self._scan(segment, states, check_bytes=True)
-            if end < segment.size:
-                logger.warning("%s is cut at byte %d of %d", segment.log.path, end, segment.size)
+            following = segments[index + 1] if index + 1 < len(segments) else None
+            if end < segment.size or (following is not None and _leaves_a_hole(segment, following)):
+                logger.warning("%s ends at byte %d of %d", segment.log.path, end, segment.size)
                 self._remove_segments(segments[index + 1 :])
                 segment.log.truncate(end)
                 self._files.sync_target(segment.log.path).sync()
                 segments = segments[: index + 1]
-                segment.save_indexes()
-                break
-            if index + 1 < len(segments):
-                segment.next_offset = segments[index + 1].base_offset
+                following = None
+            if following is not None:
+                segment.next_offset = following.base_offset
                 segment.seal()
             else:
                 segment.save_indexes()
+            if index + 1 == len(segments):
+                break
         self._epochs.save()
         return segments
 
@@ -218,6 +221,25 @@ class Loader:
         segment.txn_index.rewrite(self._files, aborted)
         return end
 
+    def _find_early_epochs(self, segments: list[Segment], log_start_offset: int, end_offset: int) -> None:
+        """Look for epochs in the log that the checkpoint does not reach back to.
+
+        The log's start may have been raised, and with it the first epoch, but only the checkpoint of the epochs have
+        been stored before a crash. (Or there is no usable checkpoint.)
+        """
+        earliest = self._epochs.earliest
+        end_offset = end_offset if earliest is None else earliest.start_offset
+        found: list[EpochEntry] = []
+        for segment in segments:
+            if log_start_offset >= end_offset or segment.base_offset >= end_offset:
+                break
+            for _, header in segment.headers(segment.position_of(log_start_offset)):
+                if header.base_offset >= end_offset:
+                    break
+                if header.leader_epoch >= 0 and (not found or header.leader_epoch > found[-1].epoch):
+                    found.append(EpochEntry(header.leader_epoch, max(header.base_offset, log_start_offset)))
+        self._epochs.prepend(found)
+
     def _remove_segments(self, segments: list[Segment]) -> None:
         for segment in reversed(segments):
             logger.warning("%s is removed: it follows a bad batch", segment.log.path)
@@ -232,10 +254,19 @@ class Loader:
             logger.warning("%s ends before its log start offset %d and is emptied", self._folder, offset)
         self._remove_segments(segments)
         self._epochs.clear()
-        self._snapshots.keep_between(-1, -1)
+        self._snapshots.clear()
         segment = Segment(self._files, self._folder, offset, self._config, self._now_ms)
         segment.save_indexes()
         return segment
+
+
+def _leaves_a_hole(segment: Segment, following: Segment) -> bool:
+    """Whether batches are missing between two segments: the end of the first was lost, by chance between two batches.
+
+    A log grows without holes, but for a follower's jump that is too far for one segment. Compaction makes them, in
+    durable segments only.
+    """
+    return following.base_offset != segment.next_offset and segment.can_hold(following.base_offset)
 
 
 def replay(states: ProducerStates, header: BatchHeader, data: bytes) -> list[AbortedTxn]:
@@ -256,17 +287,15 @@ def replay(states: ProducerStates, header: BatchHeader, data: bytes) -> list[Abo
 
 
 def rebuild_producers(
-    states: ProducerStates,
-    snapshots: Snapshots,
-    segments: list[Segment],
-    log_start_offset: int,
-    end_offset: int,
-    now_ms: int,
+    states: ProducerStates, snapshots: Snapshots, segments: list[Segment], end_offset: int, now_ms: int
 ) -> None:
-    """Producer state as of `end_offset`: the latest usable snapshot, and the batches behind it."""
+    """Producer state as of `end_offset`: the latest usable snapshot, and the batches behind it.
+
+    Batches below the log's start count, where they still exist: producers and open transactions outlive their records.
+    """
     states.clear()
-    loaded = snapshots.load_latest(log_start_offset, end_offset)
-    offset = log_start_offset
+    loaded = snapshots.load_latest(end_offset)
+    offset = segments[0].base_offset if segments else end_offset
     if loaded is not None:
         offset, entries = loaded
         for entry in entries:

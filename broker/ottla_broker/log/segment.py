@@ -75,6 +75,7 @@ class Segment:
         self._first_timestamp_ms: int | None = None
         self._bytes_since_entry = 0
         self._has_indexes = True
+        self.is_durable = False  # sealed, and fsynced with all indexes
         self._hints: dict[int, int] = {}
 
     # ---- state
@@ -332,6 +333,7 @@ class Segment:
 
     def truncate(self, offset: int) -> None:
         """Cut off everything from the batch that reaches `offset` on. Durable on return."""
+        self.is_durable = False
         self.need_indexes()
         position = self.position_of(offset)
         self._hints.clear()
@@ -352,14 +354,17 @@ class Segment:
         self.save_indexes()
 
     def sync_targets(self) -> list[SyncTarget]:
-        """What has to be fsynced for the segment to be durable. Index entries in memory are written first."""
-        self.save_indexes()
-        targets = [self._files.sync_target(self.log.path)]
+        """What has to be fsynced for a sealed segment to be durable, indexes and all."""
+        targets = [self.log_sync_target()]
         for suffix in (INDEX_SUFFIX, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX):
             path = file_path(self.folder, self.base_offset, suffix)
             if self._files.exists(path):
                 targets.append(self._files.sync_target(path))
         return targets
+
+    def log_sync_target(self) -> SyncTarget:
+        """What has to be fsynced for the batches to be durable."""
+        return self._files.sync_target(self.log.path)
 
     def mark_deleted(self) -> list[Path]:
         """Rename the segment's files so that a restart removes them; returns the new names."""

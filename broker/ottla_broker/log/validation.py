@@ -13,9 +13,20 @@ from ottla_broker.log import batch as b
 from ottla_broker.log.batch import BatchHeader
 from ottla_broker.log.config import INT64_MAX, LOG_APPEND_TIME, PRODUCER_COMPRESSION, LogConfig
 from ottla_broker.log.files import Buffer
-from ottla_broker.log.producer_state import AppendOrigin, EndMarker, parse_marker
+from ottla_broker.log.producer_state import AppendOrigin, EndMarker
 from ottla_wire.errors import CorruptMessage, InvalidRecord, InvalidTimestamp, MessageTooLarge, RecordListTooLarge
-from ottla_wire.records import Compression, Record, RecordBatch, RecordBatchBuilder, TimestampType, crc32c, iter_batches
+from ottla_wire.records import (
+    Compression,
+    ControlType,
+    Record,
+    RecordBatch,
+    RecordBatchBuilder,
+    TimestampType,
+    control_type,
+    coordinator_epoch,
+    crc32c,
+    iter_batches,
+)
 
 NO_KEY_MESSAGE = "a compacted topic takes no record without a key"
 
@@ -53,6 +64,9 @@ class LeaderValidator:
             Compression.ZSTD: config.compression_zstd_level,
         }.get(self._target or Compression.NONE)
         self._has_oldest = config.message_timestamp_before_max_ms < INT64_MAX
+        self._touches_batches = (
+            self._is_log_append_time or self._target is not None or config.compact or self._has_oldest
+        )
 
     def accept(
         self, records: Buffer, *, next_offset: int, leader_epoch: int, now_ms: int, origin: AppendOrigin
@@ -69,22 +83,24 @@ class LeaderValidator:
             raise InvalidRecord(f"the records for {self._name} hold {len(found)} batches instead of one")
         for position, header in found:
             self._check_batch(buffer, position, header, origin)
+        newest_ms = now_ms + self._config.message_timestamp_after_max_ms
 
         parts: list[Buffer] = []
         batches: list[BatchHeader] = []
         max_timestamp_ms = b.NO_TIMESTAMP
-        for position, checked in found:
-            header = checked
-            part = buffer[position : position + header.size_bytes]
-            changed = self._apply_config(part, header, now_ms, origin)
-            if changed is not None:
-                part, header = changed
-            b.assign(part, 0, next_offset, header.length, leader_epoch)
-            header = header._replace(base_offset=next_offset, leader_epoch=leader_epoch)
-            next_offset = header.last_offset + 1
-            max_timestamp_ms = max(max_timestamp_ms, header.max_timestamp_ms)
+        for position, header in found:
+            length = header.length
+            part = buffer[position : position + length + b.LOG_OVERHEAD]
+            if self._touches_batches or header.attributes & b.TIMESTAMP_TYPE_BIT or header.max_timestamp_ms > newest_ms:
+                part = self._apply_config(part, header, now_ms, origin)
+                header = b.read_header(part)
+                length = header.length
+            b.assign(part, 0, next_offset, length, leader_epoch)
+            placed = BatchHeader(next_offset, length, leader_epoch, *header[3:])
+            next_offset += placed.last_offset_delta + 1
+            max_timestamp_ms = max(max_timestamp_ms, placed.max_timestamp_ms)
             parts.append(part)
-            batches.append(header)
+            batches.append(placed)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) > self._config.segment_bytes:
             raise RecordListTooLarge(
@@ -126,10 +142,8 @@ class LeaderValidator:
                 f"a batch of {size} bytes for {self._name} is above max.message.bytes={self._config.max_message_bytes}"
             )
 
-    def _apply_config(
-        self, part: memoryview, header: BatchHeader, now_ms: int, origin: AppendOrigin
-    ) -> tuple[memoryview, BatchHeader] | None:
-        """Check what depends on the topic's configuration; returns the batch if it must be written differently."""
+    def _apply_config(self, part: memoryview, header: BatchHeader, now_ms: int, origin: AppendOrigin) -> memoryview:
+        """Check what depends on the topic's configuration; returns the batch as it is to be written."""
         is_append_time_batch = header.attributes & b.TIMESTAMP_TYPE_BIT != 0
         needs_codec = (
             self._target is not None
@@ -141,18 +155,14 @@ class LeaderValidator:
             records = self._decode(part, header)
         self._check_records(part, records, header, now_ms, is_append_time_batch, origin)
 
-        is_changed = False
         if records is not None and (needs_codec or _offsets_have_gaps(records, header)):
             part = memoryview(self._encode(records, header))
             self._check_size(len(part))
-            is_changed = True
         if self._is_log_append_time:
             _as_batch(part).set_max_timestamp(now_ms, TimestampType.LOG_APPEND_TIME)
-            is_changed = True
         elif is_append_time_batch:
             _as_batch(part).set_max_timestamp(header.max_timestamp_ms, TimestampType.CREATE_TIME)
-            is_changed = True
-        return (part, b.read_header(part)) if is_changed else None
+        return part
 
     def _must_see_records(self, header: BatchHeader, origin: AppendOrigin) -> bool:
         if origin is not AppendOrigin.CLIENT:
@@ -256,9 +266,12 @@ def check_replicated(records: Buffer, name: str, leader_epoch: int) -> Accepted:
 
 
 def read_marker(part: Buffer) -> EndMarker | None:
-    """The transaction marker in a control batch; None if it is of another kind. Raises CorruptMessage."""
-    records = _as_batch(part).records()
-    return parse_marker(records[0].key, records[0].value) if records else None
+    """The transaction marker in a control batch; None if it is of another kind. Raises InvalidRecord."""
+    batch = _as_batch(part)
+    kind = control_type(batch)
+    if kind is not ControlType.ABORT and kind is not ControlType.COMMIT:
+        return None
+    return EndMarker(is_abort=kind is ControlType.ABORT, coordinator_epoch=coordinator_epoch(batch))
 
 
 def _as_batch(part: Buffer) -> RecordBatch:
