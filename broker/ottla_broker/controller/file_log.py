@@ -18,9 +18,7 @@ from ottla_broker.controller.quorum_state import QuorumState, read_quorum_state,
 from ottla_broker.controller.records import (
     CLUSTER_METADATA_TOPIC,
     CLUSTER_METADATA_TOPIC_ID,
-    LeaderChangeMessage,
     MetadataRecord,
-    Voter,
     decode_record,
     encode_record,
 )
@@ -29,6 +27,7 @@ from ottla_broker.log.files import Files
 from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.log.producer_state import AppendOrigin
 from ottla_wire.errors import KafkaStorageError
+from ottla_wire.messages.control_records import LeaderChangeMessage, Voter
 from ottla_wire.records import ControlType, build_batch, control_batch, iter_batches
 from ottla_wire.schema import Uuid
 

@@ -161,22 +161,6 @@ class EndTransactionRecord(Data, versions="0", flexible="0+"):
     """The metadata transaction is complete."""
 
 
-class Voter(Struct):
-    """A member of the quorum."""
-
-    voter_id: i32
-    voter_directory_id: Uuid = field("1+")
-
-
-class LeaderChangeMessage(Data, versions="0-1", flexible="0+"):
-    """The value of the control record that begins an epoch; its first field is the version it is encoded in."""
-
-    version: i16
-    leader_id: i32
-    voters: list[Voter]
-    granting_voters: list[Voter]
-
-
 MetadataRecord = (
     RegisterBrokerRecord
     | UnregisterBrokerRecord
