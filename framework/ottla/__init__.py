@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ottla.client import OffsetAndMetadata, TopicPartition
     from ottla.consumer_factory import ConsumerFactory
     from ottla.error_handling import BatchListenerFailed, ErrorHandler, Retry, log_and_skip, stop_container
-    from ottla.listener.ack import AckMode, Acknowledgment
-    from ottla.listener.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
-    from ottla.listener.endpoint import listener
-    from ottla.listener.message import Depends, Header, Key, Message, Payload, RecordMetadata
+    from ottla.listeners.ack import AckMode, Acknowledgment
+    from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
+    from ottla.listeners.endpoint import listener
+    from ottla.listeners.message import Depends, Header, Key, Message, Payload, RecordMetadata
     from ottla.producer_factory import ProducerFactory
     from ottla.send import ProducerRecord, SendFuture, SendResult, gather
     from ottla.template import KafkaTemplate
@@ -63,10 +63,10 @@ _HOMES = {
     "ottla.client": ("OffsetAndMetadata", "TopicPartition"),
     "ottla.consumer_factory": ("ConsumerFactory",),
     "ottla.error_handling": ("BatchListenerFailed", "ErrorHandler", "Retry", "log_and_skip", "stop_container"),
-    "ottla.listener.ack": ("AckMode", "Acknowledgment"),
-    "ottla.listener.container": ("ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"),
-    "ottla.listener.endpoint": ("listener",),
-    "ottla.listener.message": ("Depends", "Header", "Key", "Message", "Payload", "RecordMetadata"),
+    "ottla.listeners.ack": ("AckMode", "Acknowledgment"),
+    "ottla.listeners.container": ("ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"),
+    "ottla.listeners.endpoint": ("listener",),
+    "ottla.listeners.message": ("Depends", "Header", "Key", "Message", "Payload", "RecordMetadata"),
     "ottla.producer_factory": ("ProducerFactory",),
     "ottla.send": ("ProducerRecord", "SendFuture", "SendResult", "gather"),
     "ottla.template": ("KafkaTemplate",),

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,9 +26,17 @@ from ottla.consumer_factory import LISTENER_DEFAULTS, ConsumerFactory
 from ottla.error_handling import ErrorHandler
 from ottla.errors import ConfigError
 from ottla.event_loop import LoopThread
-from ottla.listener.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
-from ottla.listener.endpoint import BARE_LISTENERS, ListenerEndpoint, endpoints_of, is_unbound_method, listener, unique
-from ottla.listener.registry import ListenerRegistry
+from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
+from ottla.listeners.endpoint import (
+    BARE_LISTENERS,
+    ListenerEndpoint,
+    endpoints_of,
+    is_unbound_method,
+    listener,
+    scope_of,
+    unique,
+)
+from ottla.listeners.registry import ListenerRegistry
 from ottla.producer_factory import ProducerFactory
 from ottla.template import KafkaTemplate
 from ottla.topics import declare_topics
@@ -139,7 +148,8 @@ class Ottla:
         def registered(function: Function) -> Function:
             decorate(function)
             # The bare decorator's list is for listeners that belong to nobody yet.
-            self._endpoints.append(BARE_LISTENERS.pop())
+            endpoint = BARE_LISTENERS.pop()
+            self._endpoints.append(replace(endpoint, namespace=scope_of(function, sys._getframe(1))))
             return function
 
         return registered
@@ -216,6 +226,7 @@ class Ottla:
             concurrency=endpoint.concurrency,
             properties=properties,
             id=self._id_of(endpoint),
+            namespace=endpoint.namespace,
             loop=self._event_loop,
         )
         self.listeners.register(container)

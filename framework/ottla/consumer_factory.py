@@ -7,7 +7,7 @@ from typing import Any
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer
 from ottla.client.engine import Engine
-from ottla.listener.binding import Deserializer
+from ottla.listeners.binding import Deserializer
 
 LISTENER_DEFAULTS: Mapping[str, Any] = {
     "auto_offset_reset": "earliest",

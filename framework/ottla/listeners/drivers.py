@@ -11,9 +11,9 @@ from typing import Any
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
 from ottla.errors import CommitFailed, Fatal, KafkaError, RebalanceInProgress, Retriable, WakeupError
-from ottla.listener.ack import AckMode, Acknowledgment, AckTracker, Offsets
-from ottla.listener.binding import BoundListener, Delivery
-from ottla.listener.listener_loop import (
+from ottla.listeners.ack import AckMode, Acknowledgment, AckTracker, Offsets
+from ottla.listeners.binding import BoundListener, Delivery
+from ottla.listeners.listener_loop import (
     Commit,
     Deliver,
     DeliverBatch,

@@ -21,7 +21,7 @@ from typing import Any
 from ottla.client import TopicPartition
 from ottla.error_handling import BatchListenerFailed, ErrorHandler
 from ottla.error_handling.error_handler import StopContainer
-from ottla.listener.ack import AckMode, AckTracker, Offsets
+from ottla.listeners.ack import AckMode, AckTracker, Offsets
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")

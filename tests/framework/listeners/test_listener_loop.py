@@ -9,7 +9,7 @@ import pytest
 from ottla import AckMode, BatchListenerFailed, ErrorHandler, Retry, TopicPartition, stop_container
 from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConversionError
-from ottla.listener.listener_loop import Delivered
+from ottla.listeners.listener_loop import Delivered
 
 
 class Boom(Exception):
@@ -52,8 +52,8 @@ def test_in_record_mode_a_failing_record_commits_nothing_for_itself(rig: Any, ma
     assert run.events == [
         ("commit", {("orders", 0): 1}),
         ("pause", [0]),
-        ("commit", {("orders", 0): 2}),
         ("resume", [0]),
+        ("commit", {("orders", 0): 2}),
     ]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any, TypeVar
 
 from ottla.errors import ConfigError
-from ottla.listener.ack import AckMode
+from ottla.listeners.ack import AckMode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,6 +35,8 @@ class ListenerEndpoint:
     on_error: Any = None
     auto_start: bool = True
     consumer: Mapping[str, Any] = field(default_factory=dict)
+    namespace: Mapping[str, Any] | None = None
+    """The names that were in scope where a nested function was decorated: its hints may need them."""
 
     def __post_init__(self) -> None:
         """Refuse what can be seen to be wrong without a broker."""
@@ -113,6 +117,7 @@ def listener(
             on_error=on_error,
             auto_start=auto_start,
             consumer=dict(consumer or {}),
+            namespace=scope_of(function, sys._getframe(1)),
         )
         function.__dict__.setdefault(_ATTRIBUTE, []).append(endpoint)
         BARE_LISTENERS.append(endpoint)
@@ -121,6 +126,11 @@ def listener(
     if topics and callable(topics[0]):
         raise ConfigError("@listener needs the topic's name: write @listener('orders') above the function")
     return decorate
+
+
+def scope_of(function: Callable[..., Any], frame: FrameType) -> Mapping[str, Any] | None:
+    """The local names around a nested function; for any other function its module's globals are enough."""
+    return dict(frame.f_locals) if "<locals>" in getattr(function, "__qualname__", "") else None
 
 
 BARE_LISTENERS: list[ListenerEndpoint] = []

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ottla import AckMode, listener
 from ottla.errors import ConfigError
-from ottla.listener import endpoint as module
-from ottla.listener.endpoint import endpoints_of, is_unbound_method, unique
+from ottla.listeners import endpoint as module
+from ottla.listeners.binding import Delivery, bind
+from ottla.listeners.endpoint import endpoints_of, is_unbound_method, unique
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +108,18 @@ def test_a_method_without_its_instance_is_recognised() -> None:
     def local(order: bytes) -> None: ...
 
     assert not is_unbound_method(next(iter(endpoints_of(local))))
+
+
+def test_hints_of_a_nested_function_may_name_what_is_local_to_its_scope(
+    bare_listeners: list[Any], make_record: Any
+) -> None:
+    class Order(BaseModel):
+        id: int
+
+    @listener("orders")
+    def bill(order: Order) -> int:
+        return order.id
+
+    endpoint = bare_listeners[0]
+    bound = bind(endpoint.function, namespace=endpoint.namespace)
+    assert bound.call(make_record(0, value=b'{"id": 5}'), Delivery(consumer=None)) == 5

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ottla import AckMode, OffsetAndMetadata, TopicPartition
-from ottla.listener.ack import Acknowledgment, AckTracker
+from ottla.listeners.ack import Acknowledgment, AckTracker
 
 ORDERS = TopicPartition("orders", 0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -18,8 +18,8 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer
 from ottla.errors import ConfigError, ConversionError
-from ottla.listener.ack import Acknowledgment
-from ottla.listener.message import Depends, Header, Key, Message, Payload, RecordMetadata
+from ottla.listeners.ack import Acknowledgment
+from ottla.listeners.message import Depends, Header, Key, Message, Payload, RecordMetadata
 from ottla_wire.records import ConsumerRecord
 
 Converter = Callable[[Any], Any]
@@ -66,25 +66,28 @@ def bind(
     function: Callable[..., Any],
     *,
     batch: bool | None = None,
+    namespace: Mapping[str, Any] | None = None,
     key_deserializer: Deserializer | None = None,
     value_deserializer: Deserializer | None = None,
 ) -> BoundListener:
-    """Resolve the hints of a listener.
+    """Resolve the hints of a listener; `namespace` has names they use beyond the module's.
 
     Raises:
         ConfigError: a parameter cannot be bound; the message names the function and the parameter.
     """
-    return _Binder(function, key_deserializer, value_deserializer).bind(batch)
+    return _Binder(function, namespace, key_deserializer, value_deserializer).bind(batch)
 
 
 class _Binder:
     def __init__(
         self,
         function: Callable[..., Any],
+        namespace: Mapping[str, Any] | None,
         key_deserializer: Deserializer | None,
         value_deserializer: Deserializer | None,
     ) -> None:
         self.function = function
+        self.namespace = namespace
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
         self.key_deserializer = key_deserializer
         self.value_deserializer = value_deserializer
@@ -111,7 +114,7 @@ class _Binder:
 
     def _parameters(self, function: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
         try:
-            hints = typing.get_type_hints(function, include_extras=True)
+            hints = typing.get_type_hints(function, localns=self._names(function), include_extras=True)
         except (NameError, TypeError) as error:
             raise ConfigError(f"{self.name}: its type hints cannot be resolved: {error}") from error
         found = []
@@ -126,6 +129,12 @@ class _Binder:
         if not found:
             raise ConfigError(f"{self.name} takes no argument; a listener takes at least its payload")
         return found
+
+    def _names(self, function: Callable[..., Any]) -> dict[str, Any] | None:
+        if self.namespace is None:
+            return None
+        # A name of the module wins only where the scope has none, as it would for the function's own code.
+        return {**getattr(inspect.unwrap(function), "__globals__", {}), **self.namespace}
 
     def _payload_of(self, parameters: Sequence[tuple[inspect.Parameter, Any]]) -> str | None:
         marked = [p.name for p, hint in parameters if _has_marker(hint, Payload)]
@@ -263,7 +272,7 @@ class _Binder:
             raise ConfigError(
                 f"{self.name}: {parameter.name} depends on an async function; make the listener async too"
             )
-        inner = _Binder(function, self.key_deserializer, self.value_deserializer)
+        inner = _Binder(function, self.namespace, self.key_deserializer, self.value_deserializer)
         try:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):

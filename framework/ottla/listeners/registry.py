@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ottla.errors import ConfigError
-from ottla.listener.container import ConcurrentMessageListenerContainer
+from ottla.listeners.container import ConcurrentMessageListenerContainer
 
 
 class ListenerRegistry(Mapping[str, ConcurrentMessageListenerContainer]):

@@ -1,6 +1,4 @@
-"""Arguments of a listener by its type hints."""
-
-from __future__ import annotations
+"""Arguments of a listener by its type hints. (Not as strings: the functions here refer to local names.)"""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pydantic import BaseModel
 
 from ottla import Acknowledgment, ConsumerRecord, Depends, Header, Key, Message, Payload, RecordMetadata
 from ottla.errors import ConfigError, ConversionError
-from ottla.listener.binding import Delivery, bind
+from ottla.listeners.binding import Delivery, bind
 
 
 class Order(BaseModel):

@@ -9,8 +9,8 @@ import pytest
 
 from ottla.client import TopicPartition
 from ottla.error_handling import ErrorHandler
-from ottla.listener.ack import AckMode, AckTracker
-from ottla.listener.listener_loop import (
+from ottla.listeners.ack import AckMode, AckTracker
+from ottla.listeners.listener_loop import (
     Commit,
     Deliver,
     DeliverBatch,

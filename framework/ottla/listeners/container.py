@@ -18,10 +18,10 @@ from ottla.consumer_factory import ConsumerFactory
 from ottla.error_handling import ErrorHandler
 from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConfigError, Fatal
-from ottla.listener.ack import AckMode, AckTracker
-from ottla.listener.binding import bind
-from ottla.listener.drivers import TaskDriver, ThreadDriver
-from ottla.listener.listener_loop import ListenerLoop, LoopControl
+from ottla.listeners.ack import AckMode, AckTracker
+from ottla.listeners.binding import bind
+from ottla.listeners.drivers import TaskDriver, ThreadDriver
+from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
@@ -72,6 +72,7 @@ class ConcurrentMessageListenerContainer:
         properties: everything else.
         id: the container's name, in logs and thread names.
         loop: gives the event loop for an async listener; it must be running.
+        namespace: names that the listener's hints use beyond its module's.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ConcurrentMessageListenerContainer:
         properties: ContainerProperties | None = None,
         id: str | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        namespace: Mapping[str, Any] | None = None,
     ) -> None:
         self.properties = properties or ContainerProperties()
         self.id = id or getattr(listener, "__name__", "listener")
@@ -92,6 +94,7 @@ class ConcurrentMessageListenerContainer:
         self.listener = bind(
             listener,
             batch=self.properties.batch,
+            namespace=namespace,
             key_deserializer=consumer_factory.key_deserializer,
             value_deserializer=consumer_factory.value_deserializer,
         )
