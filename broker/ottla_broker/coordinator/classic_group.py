@@ -185,7 +185,7 @@ class ClassicGroup:
         if self.leader is None:
             self.leader = member.member_id
         self.members[member.member_id] = member
-        self._support.update(member.protocols)
+        self._support.update(member.protocols.keys())
         self.pending_joins.discard(member.member_id)
 
     def remove(self, member_id: str) -> Member | None:
@@ -194,7 +194,7 @@ class ClassicGroup:
         self.pending_syncs.discard(member_id)
         member = self.members.pop(member_id, None)
         if member is not None:
-            self._support.subtract(member.protocols)
+            self._support.subtract(member.protocols.keys())
             if member.instance_id is not None:
                 del self.static_members[member.instance_id]
         if self.leader == member_id:
@@ -214,9 +214,9 @@ class ClassicGroup:
 
     def set_protocols(self, member: Member, protocols: dict[str, bytes]) -> None:
         """What the member supports has changed."""
-        self._support.subtract(member.protocols)
+        self._support.subtract(member.protocols.keys())
         member.protocols = protocols
-        self._support.update(protocols)
+        self._support.update(protocols.keys())
 
     def joined(self) -> Iterator[Member]:
         """The members whose JoinGroup is parked."""
