@@ -1129,7 +1129,8 @@ cdef class SendFuture:
 
     def __repr__(self):
         if self.state == PENDING:
-            return f"<SendFuture {self.topic} pending>"
+            watched = self.watchers is not None and self.watchers != []
+            return f"<SendFuture {self.topic} pending{', watched' if watched else ''}>"
         if self.state == STORED:
             return f"<SendFuture {self.topic} stored at {self.partition}:{self.offset}>"
         return f"<SendFuture {self.topic} failed: {self.error!r}>"

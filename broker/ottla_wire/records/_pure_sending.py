@@ -1,7 +1,8 @@
 """`SendFuture` in plain Python; `_native` has the same class for where a C compiler was at hand.
 
-What is one step that no thread can divide (see `waiting`) is here a block under one lock for all futures: it is held
-for a few instructions, and never while foreign code runs.
+What is one step that no thread can divide (see `waiting`) is here a block under one lock for all futures. It is held
+for a few instructions, in which nothing is made that the garbage collector knows: the collector could start there, and
+a finalizer that touches a future would wait for its own thread.
 """
 
 from __future__ import annotations
@@ -151,18 +152,21 @@ class SendFuture:
         return self._outcome()
 
     def __repr__(self) -> str:
-        state = ("pending", f"stored at {self._partition}:{self._offset}", f"failed: {self._error!r}")[self._state]
+        pending = "pending, watched" if self._watchers else "pending"
+        state = (pending, f"stored at {self._partition}:{self._offset}", f"failed: {self._error!r}")[self._state]
         return f"<SendFuture {self.topic} {state}>"
 
     # For the engine
 
     def _push(self, watcher: object) -> bool:
+        first = [watcher]
         with _guard:
             if self._state != _PENDING:
                 return False
             if self._watchers is None:
-                self._watchers = []
-            self._watchers.append(watcher)
+                self._watchers = first
+            else:
+                self._watchers.append(watcher)
             return True
 
     def _drop(self, watcher: object) -> None:
@@ -209,8 +213,8 @@ def complete_batch(
     Waiters wake first, each loop once; then the callbacks run, in order, on this thread. Futures that are done stay.
     """
     taken: list[tuple[SendFuture, list[Any]]] = []
-    with _guard:
-        for index, future in enumerate(futures):
+    for index, future in enumerate(futures):
+        with _guard:
             if future._state != _PENDING:
                 continue
             future._partition = partition
@@ -218,9 +222,10 @@ def complete_batch(
             if log_append_time_ms >= 0:
                 future._timestamp_ms = log_append_time_ms
             future._state = _STORED
-            if future._watchers is not None:
-                taken.append((future, future._watchers))
-                future._watchers = None
+            watchers = future._watchers
+            future._watchers = None
+        if watchers is not None:
+            taken.append((future, watchers))
     _notify(taken)
 
 
@@ -229,16 +234,17 @@ def fail_futures(futures: Sequence[SendFuture], error: BaseException, partition:
     if not isinstance(error, BaseException):
         raise TypeError(f"a send fails with an exception, not with {error!r}")
     taken: list[tuple[SendFuture, list[Any]]] = []
-    with _guard:
-        for future in futures:
+    for future in futures:
+        with _guard:
             if future._state != _PENDING:
                 continue
             future._partition = partition
             future._error = error
             future._state = _FAILED
-            if future._watchers is not None:
-                taken.append((future, future._watchers))
-                future._watchers = None
+            watchers = future._watchers
+            future._watchers = None
+        if watchers is not None:
+            taken.append((future, watchers))
     _notify(taken)
 
 
