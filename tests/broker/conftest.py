@@ -127,7 +127,7 @@ class BrokerBench:
         return response.topics[0].topic_id
 
     def delete_topic(self, name: str) -> None:
-        request = DeleteTopicsRequest(topics=[DeleteTopicState(name=name)], topic_names=[name], timeout_ms=1000)
+        request = DeleteTopicsRequest(topics=[DeleteTopicState(name=name)], timeout_ms=1000)
         assert self.controller.delete_topics(request).result().responses[0].error_code == 0
 
     def partition(self, topic: str, index: int = 0) -> Partition:

@@ -142,6 +142,9 @@ def _append(
         raise errors.InvalidTopic(f"{topic} is the broker's own, clients do not write to it")
     if partition is None:
         raise errors.NotLeaderOrFollower(f"{topic}-{index} has no replica here")
+    if batch[22] & _TRANSACTIONAL_BIT and broker.transactions is None:
+        # Nobody could ever end the transaction that this would open.
+        raise errors.InvalidTxnState(f"{topic}-{index}: this broker has no transaction coordinator to verify it with")
     info = partition.append(batch, acks=acks, wall_ms=broker.clock.wall_ms(), origin=AppendOrigin.CLIENT)
     result.base_offset = info.first_offset
     result.log_append_time_ms = info.log_append_time_ms
