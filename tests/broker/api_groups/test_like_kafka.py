@@ -23,6 +23,7 @@ from ottla_wire.messages import response_class
 from ottla_wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest
 from ottla_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from ottla_wire.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup
 from ottla_wire.schema import Request
 from support.apache_kafka import ApacheKafka
 from support.group_scenarios import SCENARIOS, Play
@@ -116,6 +117,13 @@ class KafkaStage:
             FindCoordinatorRequest(key_type=0, coordinator_keys=["g"], key=""),
             4,
             lambda found: not found.coordinators[0].error_code,
+        )
+        # With enough names every partition of the offsets topic is asked whether it is loaded.
+        asked = [OffsetFetchRequestGroup(group_id=f"g{number}", topics=None) for number in range(40)]
+        self._ask_until(
+            OffsetFetchRequest(groups=asked, topics=[]),
+            9,
+            lambda found: not any(group.error_code for group in found.groups),
         )
 
     def _ask_until(self, request: Request, version: int, satisfied: Callable[[Any], Any]) -> Any:
