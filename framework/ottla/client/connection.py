@@ -69,7 +69,6 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0
         self._closed = False
-        self._writable = True
 
     # --- opening and closing
 
@@ -103,8 +102,8 @@ class Connection(asyncio.BufferedProtocol):
         return not self._closed
 
     def is_ready(self, now_ms: int) -> bool:
-        """Whether a request sent now would leave now: the socket takes more, and the broker has not asked for rest."""
-        return not self._closed and self._writable and now_ms >= self.throttled_until_ms
+        """Whether a request may be sent now: it is open, and the broker has not asked for a rest (KIP-219)."""
+        return not self._closed and now_ms >= self.throttled_until_ms
 
     def close(self) -> None:
         """Close it; requests in flight fail."""
@@ -290,9 +289,3 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         reason = f": {exc}" if exc is not None else ""
         self.fail(Disconnected(f"{self.node} closed the connection{reason}"))
-
-    def pause_writing(self) -> None:  # noqa: D102
-        self._writable = False
-
-    def resume_writing(self) -> None:  # noqa: D102
-        self._writable = True

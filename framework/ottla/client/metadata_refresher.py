@@ -52,7 +52,8 @@ class MetadataRefresher:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
-        self._last_success_ms: int | None = None
+        self._asked: set[str] = set()
+        self._unsatisfied = 0  # rounds in a row that did not bring what somebody waits for
         self._last_attempt_ms: int | None = None
         self._failing_since_ms: int | None = None
         self._last_error: Exception | None = None
@@ -132,15 +133,18 @@ class MetadataRefresher:
         since_ms = now_ms - (self._last_attempt_ms if self._last_attempt_ms is not None else now_ms - 10**9)
         if self._waiters:
             return backoff_ms - since_ms
+        if self._once - self._asked:
+            return backoff_ms - since_ms  # topics that nobody has asked for yet
         if self._wanted or self._failures:
-            return max(backoff_ms, self._config.retry_backoff_ms) - since_ms
+            return max(backoff_ms, self._backoff.pause_ms(max(1, self._unsatisfied))) - since_ms
         return self._config.metadata_max_age_ms - since_ms
 
     def _succeeded(self, waiters: list[asyncio.Future[None]]) -> None:
         self._failures = 0
         self._failing_since_ms = None
         self._last_error = None
-        self._last_success_ms = self._cluster.now_ms()
+        missing = any(isinstance(self._cluster.metadata.topic_error(name), Retriable) for name in self._asked)
+        self._unsatisfied = self._unsatisfied + 1 if missing else 0
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -173,6 +177,7 @@ class MetadataRefresher:
 
     async def _ask(self) -> None:
         once, self._once = self._once, set()
+        self._asked = once
         try:
             for request, whole in self._requests(once):
                 answer = await self._answer(request)

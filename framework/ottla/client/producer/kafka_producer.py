@@ -1,0 +1,70 @@
+"""KafkaProducer and AsyncKafkaProducer: the two faces of a producer."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from ottla.client.faces import awaited, blocking
+from ottla.client.producer.producer_core import ProducerCore, wait_for_all
+from ottla.errors import NoAnswer
+
+
+class KafkaProducer(ProducerCore):
+    """A producer for threads. It is thread-safe, and one for all threads is faster than one for each.
+
+    Settings are Java's, as keywords in snake case (`linger_ms=5`), in a mapping with dotted names, or both; see
+    `ottla.client.config.ProducerConfig`. It starts with the first send. `send` may also be called on event loops; the
+    methods that wait may not, they have a form to be awaited in `AsyncKafkaProducer`.
+
+    Args:
+        config: settings in a mapping.
+        engine: the I/O thread to share with other clients; the producer's own, if not given.
+        settings: settings as keywords; they win over the mapping.
+
+    Raises:
+        ConfigError: a setting is unknown, wrong, or contradicts another.
+    """
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Send what waits at once, and wait until everything sent before this call is done, well or not.
+
+        Raises:
+            NoAnswer: it took longer than `timeout` seconds. Without one, `delivery_timeout_ms` ends the wait.
+        """
+        with self._flushing() as unfinished:
+            if not wait_for_all(unfinished, timeout):
+                raise NoAnswer(f"flush: not everything was acknowledged within {timeout} s")
+
+    partitions_for = blocking(ProducerCore.find_partitions)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more records, wait for those under way (`timeout` seconds at most), then close the connections.
+
+        What is not acknowledged by then fails with ClientClosed. Called in a callback it does not wait. Closing twice
+        is closing once.
+        """
+        self._close_blocking(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class AsyncKafkaProducer(ProducerCore):
+    """The producer for event loops: what waits is awaited. `send` is the same, and is not awaited; its future is."""
+
+    flush = ProducerCore.flush_async
+
+    partitions_for = awaited(ProducerCore.find_partitions)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Take no more records, wait for those under way (`timeout` seconds at most), then close the connections."""
+        await self._close_async(timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
