@@ -78,11 +78,21 @@ class TimestampOffset(NamedTuple):
 class FlushWork:
     """What must be fsynced for the log to be durable up to an offset. `run` may be called on any thread, once."""
 
-    __slots__ = ("_targets", "segments", "upto_offset")
+    __slots__ = ("_targets", "newest_base_offset", "segments", "truncations", "upto_offset")
 
-    def __init__(self, upto_offset: int, segments: list[Segment], targets: list[SyncTarget]) -> None:
+    def __init__(
+        self,
+        upto_offset: int,
+        segments: list[Segment],
+        targets: list[SyncTarget],
+        *,
+        newest_base_offset: int,
+        truncations: int,
+    ) -> None:
         self.upto_offset = upto_offset
         self.segments = segments
+        self.newest_base_offset = newest_base_offset
+        self.truncations = truncations
         self._targets = targets
 
     def run(self) -> None:
@@ -127,6 +137,8 @@ class PartitionLog:
         self._active: Segment
         self._loaded_sealed: dict[int, Segment] = {}
         self._doomed: list[tuple[int, Path]] = []
+        self._truncations = 0
+        self._named_base_offset = -1  # the newest segment whose name is durable
 
     @classmethod
     def open(
@@ -482,18 +494,21 @@ class PartitionLog:
             bases = {self._active.base_offset, *(segment.base_offset for segment in sealed)}
             fresh = [self._snapshots.path(base) for base in self._snapshots.offsets if base in bases]
             targets += [self._files.sync_target(path) for path in fresh]
-            targets.append(self._files.sync_target(self.folder))
+            newest = self._active.base_offset
+            if sealed or newest != self._named_base_offset:  # there are new names in the folder
+                targets.append(self._files.sync_target(self.folder))
         except OSError as error:
             raise self._go_offline(error) from error
-        return FlushWork(upto, sealed, targets)
+        return FlushWork(upto, sealed, targets, newest_base_offset=newest, truncations=self._truncations)
 
     def flush_done(self, work: FlushWork) -> None:
-        """`work.run` has returned."""
-        # a truncation meanwhile may have taken some of it back
-        self.flushed_offset = max(self.flushed_offset, min(work.upto_offset, self.log_end_offset))
+        """`work.run` has returned: what it covered is durable, unless the log was truncated meanwhile."""
+        if work.truncations != self._truncations:
+            return
+        self.flushed_offset = max(self.flushed_offset, work.upto_offset)
+        self._named_base_offset = work.newest_base_offset
         for segment in work.segments:
-            if segment is not self._active:
-                segment.is_durable = True
+            segment.is_durable = True
 
     def flush_failed(self, error: OSError) -> None:
         """`work.run` has raised: what is on the disk is unknown, so the log goes offline."""
@@ -616,6 +631,8 @@ class PartitionLog:
             kept = self._segments[count:]
             for segment in doomed:
                 self._mark_deleted(segment, now_ms)
+            # or a power failure could bring back some that were never fsynced, below an offset that counts as durable
+            self._files.sync_directory(self.folder)
             self._set_segments(kept)
             self.flushed_offset = max(self.flushed_offset, kept[0].base_offset)
         except OSError as error:
@@ -648,6 +665,8 @@ class PartitionLog:
 
     def _lower_recovery_point(self, offset: int) -> None:
         """What is written from `offset` on will not be durable, whatever was there before: say so before it happens."""
+        self._named_base_offset = -1
+        self._truncations += 1
         self.flushed_offset = min(self.flushed_offset, offset)
         for segment in self._segments[self._segment_index(offset) :]:
             segment.is_durable = False

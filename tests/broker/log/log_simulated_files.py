@@ -1,8 +1,9 @@
 """A file system in memory that can crash.
 
-After `kill` (the process died) everything written is there. After `power_loss` a file has what was fsynced and perhaps some of the rest, cut anywhere and
-with sectors missing; names that were created, changed or removed since the folder was fsynced are as they were, or as they became, in order.
-`crash_after` lets the process die in the middle of the n-th change, which for a write may be anywhere in it.
+After `kill` (the process died) everything written is there. After `power_loss` a file has what was fsynced and perhaps
+some of the rest, cut anywhere and with sectors missing; names that were created, changed or removed since the folder
+was fsynced are as they were, or as they became, in order. `crash_after` lets the process die in the middle of the n-th
+change, which for a write may be anywhere in it.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class SimulatedFiles:
             node.durable = bytes(node.data)
 
     def _survivor(self, node: Node) -> bytearray:
-        common = len(os.path.commonprefix([node.durable, bytes(node.data)]))
+        common = _common_length(node.durable, node.data)
         if self.rng.random() < 0.2:
             return bytearray(node.durable)
         rest = node.data[common : common + self.rng.randint(0, len(node.data) - common)]
@@ -226,6 +227,13 @@ class SimulatedFiles:
     def _change(self, folder: Path, change: tuple[str, Path, Path | Node | None]) -> None:
         _apply(self.names, change)
         self._pending.append((folder, change))
+
+
+def _common_length(one: bytes, other: bytearray) -> int:
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return index
+    return min(len(one), len(other))
 
 
 def _apply(names: dict[Path, Node], change: tuple[str, Path, Path | Node | None]) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from log_batches import FOLDER, NOW, TOPIC_ID, append, batch, end_transaction, open_log, read_all
+from log_batches import NOW, append, batch, end_transaction, open_log, read_all
 from log_simulated_files import Crash, SimulatedFiles
-from ottla_broker.log.batch import read_header
+
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.indexes import AbortedTxn
 from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.log.producer_state import ProducerStates
 from ottla_broker.log.recovery import replay
-from ottla_wire.errors import KafkaError
 
 CONFIG = LogConfig(segment_bytes=2000, index_interval_bytes=150, file_delete_delay_ms=0, retention_ms=-1)
 
@@ -176,7 +174,7 @@ def run(seed: int, steps: int, crash_at: int, *, power: bool) -> Owner:
 
 def check_invariants(log: PartitionLog) -> None:
     stored = read_all(log)
-    for before, after in zip(stored, stored[1:], strict=False):
+    for before, after in pairwise(stored):
         assert before.last_offset < after.base_offset
     check_indexes(log)
     check_derived_state(log)
@@ -248,9 +246,8 @@ def check_recovered(owner: Owner, *, power: bool) -> None:
     check_invariants(log)
     stored = {found.base_offset: found for found in read_all(log)}
     for base, records in history.batches.items():
-        if history.ends[base] <= flushed or not power:
-            if base >= log.log_start_offset:
-                assert base in stored, f"the batch at {base} is lost"
+        if (history.ends[base] <= flushed or not power) and base >= log.log_start_offset:
+            assert base in stored, f"the batch at {base} is lost"
         if base in stored and base >= log.log_start_offset:
             found = stored[base]
             assert bytes(found.buffer[found.position : found.position + found.size_bytes]) == records

@@ -1,0 +1,434 @@
+"""LogDirectory: the data folder of a broker, and what has to be done for its logs as time passes.
+
+It holds the folder's lock and identity, opens logs with their checkpointed offsets, and runs the duties: fsync of
+segments that were rolled, `flush.ms`, retention, removal of deleted files, expiry of producer state, checkpoints. What
+blocks goes through `background`, which a shell with a disk thread replaces; without one it runs at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ottla_broker.log.config import INT64_MAX, LogConfig
+from ottla_broker.log.files import Files
+from ottla_broker.log.partition_log import PartitionLog
+from ottla_broker.log.partition_metadata import read_topic_id
+from ottla_broker.shell.folder_lock import FolderInUse, FolderLock
+from ottla_broker.shell.meta_properties import (
+    MetaProperties,
+    MetaPropertiesError,
+    read_meta_properties,
+    write_meta_properties,
+)
+from ottla_broker.shell.offset_checkpoint import OffsetCheckpoint, Partition
+from ottla_wire.errors import KafkaError
+from ottla_wire.schema import Uuid
+
+if TYPE_CHECKING:
+    from ottla_broker.shell.config import BrokerConfig
+
+logger = logging.getLogger(__name__)
+
+RECOVERY_POINT_CHECKPOINT = "recovery-point-offset-checkpoint"
+LOG_START_CHECKPOINT = "log-start-offset-checkpoint"
+HIGH_WATERMARK_CHECKPOINT = "replication-offset-checkpoint"
+CLEAN_SHUTDOWN_MARKER = ".kafka_cleanshutdown"
+METADATA_FOLDER = "__cluster_metadata-0"
+DELETE_SUFFIX = "-delete"
+
+_MAX_NAME_BYTES = 255
+_SCAN_INTERVAL_MS = 1_000
+_SHORTEST_SCAN_INTERVAL_MS = 50
+_PARTITION_FOLDER = re.compile(r"(?P<topic>[A-Za-z0-9._-]{1,249})-(?P<index>[0-9]+)")
+
+Background = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
+"""`background(work, done)`: run `work` where it may block, then `done(error)` on the broker's thread."""
+
+
+class LogDirectoryError(Exception):
+    """The data folder cannot be used; the message is one sentence for the person who started the broker."""
+
+
+class LogDirectory:
+    """A data folder in use. Made by `open`.
+
+    Attributes:
+        cluster_id, directory_id: from meta.properties.
+        was_clean_shutdown: whether the last broker here stopped in good order.
+        logs: the open logs.
+        background: runs what blocks; see `Background`.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        files: Files,
+        wall_ms: Callable[[], int],
+        lock: FolderLock,
+        meta: MetaProperties,
+        *,
+        was_clean_shutdown: bool,
+    ) -> None:
+        self.path = config.data
+        self.cluster_id = meta.cluster_id
+        self.directory_id = meta.directory_id
+        self.was_clean_shutdown = was_clean_shutdown
+        self.logs: dict[Partition, PartitionLog] = {}
+        self.background: Background = run_at_once
+        self._config = config
+        self._files = files
+        self._wall_ms = wall_ms
+        self._lock = lock
+        self._rng = random.SystemRandom()
+        self._recovery_points = OffsetCheckpoint(files, self.path / RECOVERY_POINT_CHECKPOINT)
+        self._log_starts = OffsetCheckpoint(files, self.path / LOG_START_CHECKPOINT)
+        self._high_watermarks = OffsetCheckpoint(files, self.path / HIGH_WATERMARK_CHECKPOINT)
+        self._unchecked: set[Partition] = set()
+        self._flush_wanted: dict[PartitionLog, None] = {}
+        self._flushing: set[PartitionLog] = set()
+        self._unflushed_since_ms: dict[PartitionLog, int] = {}
+        self._now_ms = 0
+        self._next_scan_ms = 0
+        self._duties = _Duties(
+            {
+                self._checkpoint_recovery_points: config.log_flush_offset_checkpoint_interval_ms,
+                self._checkpoint_log_starts: config.log_flush_start_offset_checkpoint_interval_ms,
+                self._checkpoint_high_watermarks: config.replica_high_watermark_checkpoint_interval_ms,
+                self._apply_retention: config.log_retention_check_interval_ms,
+                self._expire_producers: config.producer_id_expiration_check_interval_ms,
+            }
+        )
+
+    @classmethod
+    def open(
+        cls, config: BrokerConfig, *, files: Files, wall_ms: Callable[[], int], address: str | None = None
+    ) -> LogDirectory:
+        """Take a folder, and make it if its parent is there.
+
+        Args:
+            address: where this broker listens; told to whoever wants the same folder.
+
+        Raises:
+            LogDirectoryError: the folder is in use, is another node's, or cannot be read and written.
+        """
+        folder = config.data
+        lock = _take(folder, address or (f"{config.host}:{config.port}" if config.port else ""))
+        try:
+            return cls._open_locked(config, files, wall_ms, lock)
+        except (OSError, MetaPropertiesError) as error:
+            lock.release()
+            raise LogDirectoryError(f"data directory {folder} cannot be used: {_reason(error)}") from error
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _open_locked(
+        cls, config: BrokerConfig, files: Files, wall_ms: Callable[[], int], lock: FolderLock
+    ) -> LogDirectory:
+        folder = config.data
+        meta = read_meta_properties(files, folder)
+        if meta is None:
+            rng = random.SystemRandom()
+            meta = MetaProperties(str(Uuid.random(rng)), config.node_id, Uuid.random(rng))
+            write_meta_properties(files, folder, meta)
+        elif meta.node_id != config.node_id:
+            raise LogDirectoryError(
+                f"data directory {folder} belongs to node {meta.node_id}, not {config.node_id}; "
+                f"set node.id={meta.node_id} or choose another --data"
+            )
+        marker = folder / CLEAN_SHUTDOWN_MARKER
+        was_clean_shutdown = files.exists(marker)
+        if was_clean_shutdown:
+            files.remove(marker)  # from here on a crash is a crash
+            files.sync_directory(folder)
+        directory = cls(config, files, wall_ms, lock, meta, was_clean_shutdown=was_clean_shutdown)
+        directory._load()
+        return directory
+
+    def _load(self) -> None:
+        for checkpoint in (self._recovery_points, self._log_starts, self._high_watermarks):
+            checkpoint.load()
+        for name in self._files.list(self.path):
+            if name.endswith(DELETE_SUFFIX):
+                self._files.remove_tree(self.path / name)
+        if not self.was_clean_shutdown:
+            self._unchecked = set(self.partitions_on_disk())
+
+    # ---- logs
+
+    def partitions_on_disk(self) -> list[Partition]:
+        """The partitions that have a folder, open or not."""
+        found: list[Partition] = []
+        for name in self._files.list(self.path):
+            match = _PARTITION_FOLDER.fullmatch(name)
+            if match and name != METADATA_FOLDER:
+                found.append((match["topic"], int(match["index"])))
+        return found
+
+    def open_log(self, topic: str, index: int, topic_id: Uuid, config: LogConfig) -> PartitionLog:
+        """The partition's log with its checkpointed offsets; a new one if it is not there.
+
+        A folder of a deleted topic of the same name makes room. Raises KafkaStorageError.
+        """
+        partition = (topic, index)
+        assert partition not in self.logs, f"{topic}-{index} is open already"
+        folder = self.path / f"{topic}-{index}"
+        if self._files.exists(folder) and read_topic_id(self._files, folder) not in (None, topic_id):
+            self._discard(folder)
+            self._forget(partition)
+        log = PartitionLog.open(
+            self._files,
+            folder,
+            topic,
+            index,
+            topic_id,
+            config,
+            now_ms=self._wall_ms(),
+            recovery_point=self._recovery_points.get(partition),
+            log_start_offset=self._log_starts.get(partition),
+            high_watermark=self._high_watermarks.get(partition),
+            clean_shutdown=self.was_clean_shutdown,
+            producer_id_expiration_ms=self._config.producer_id_expiration_ms,
+        )
+        log.on_flush_wanted = self._want_flush
+        log.on_recovery_point_lowered = self._store_recovery_points_now
+        self._unchecked.discard(partition)
+        self.logs[partition] = log
+        return log
+
+    def delete_log(self, topic: str, index: int) -> None:
+        """Close the log and remove its folder, in the background. Raises KafkaStorageError."""
+        partition = (topic, index)
+        log = self.logs.pop(partition, None)
+        self._forget(partition)
+        if log is None:
+            if self._files.exists(self.path / f"{topic}-{index}"):
+                self._discard(self.path / f"{topic}-{index}")
+            return
+        self._flush_wanted.pop(log, None)
+        self._unflushed_since_ms.pop(log, None)
+        target = self._delete_target(log.name)
+        log.delete(target)
+        self.background(partial(self._files.remove_tree, target), _note_failure)
+
+    def _discard(self, folder: Path) -> None:
+        target = self._delete_target(folder.name)
+        self._files.rename(folder, target)
+        self._files.sync_directory(self.path)
+        self.background(partial(self._files.remove_tree, target), _note_failure)
+
+    def _delete_target(self, name: str) -> Path:
+        topic, _, index = name.rpartition("-")
+        suffix = f"-{index}.{self._rng.randbytes(16).hex()}{DELETE_SUFFIX}"
+        return self.path / f"{topic[: _MAX_NAME_BYTES - len(suffix)]}{suffix}"
+
+    def _forget(self, partition: Partition) -> None:
+        self._unchecked.discard(partition)
+        for checkpoint in (self._recovery_points, self._log_starts, self._high_watermarks):
+            checkpoint.forget(partition)
+
+    # ---- time
+
+    def tick(self, now_ms: int) -> None:
+        """Do what is due. Errors of single logs are logged; the log concerned is offline then."""
+        self._now_ms = now_ms
+        wanted, self._flush_wanted = self._flush_wanted, {}
+        for log in wanted:
+            self._flush(log, log.active_segment_base_offset)
+        if now_ms >= self._next_scan_ms:
+            self._scan(now_ms)
+        for duty in self._duties.due(now_ms):
+            duty()
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` has something to do."""
+        if self._flush_wanted:
+            return self._now_ms
+        return min(self._duties.next_ms, self._next_scan_ms)
+
+    def _want_flush(self, log: PartitionLog) -> None:
+        self._flush_wanted[log] = None
+
+    def _scan(self, now_ms: int) -> None:
+        """Look at every log for what comes due by itself: `flush.ms`, and deleted files whose delay is over."""
+        interval_ms = _SCAN_INTERVAL_MS
+        wall_ms = self._wall_ms()
+        for log in self.logs.values():
+            if log.config.flush_ms < INT64_MAX:
+                interval_ms = min(interval_ms, max(log.config.flush_ms, _SHORTEST_SCAN_INTERVAL_MS))
+                self._flush_by_time(log, now_ms)
+            if log.next_doomed_ms is not None:
+                paths = log.take_doomed(wall_ms)
+                if paths:
+                    self.background(partial(self._remove, paths), _note_failure)
+        self._next_scan_ms = now_ms + interval_ms
+
+    def _flush_by_time(self, log: PartitionLog, now_ms: int) -> None:
+        if log.flushed_offset >= log.log_end_offset:
+            self._unflushed_since_ms.pop(log, None)
+        elif now_ms - self._unflushed_since_ms.setdefault(log, now_ms) >= log.config.flush_ms:
+            self._unflushed_since_ms[log] = now_ms
+            self._flush(log, None)
+
+    def _flush(self, log: PartitionLog, upto_offset: int | None) -> None:
+        if log in self._flushing:
+            self._flush_wanted[log] = None
+            return
+        try:
+            work = log.prepare_flush(upto_offset)
+        except KafkaError:
+            return  # it is offline, and has said so
+        if work is None:
+            return
+        self._flushing.add(log)
+
+        def done(error: BaseException | None) -> None:
+            self._flushing.discard(log)
+            if error is None:
+                log.flush_done(work)
+            else:
+                log.flush_failed(error if isinstance(error, OSError) else OSError(str(error)))
+
+        self.background(work.run, done)
+
+    def _apply_retention(self) -> None:
+        for log in list(self.logs.values()):
+            try:
+                log.delete_old_segments(self._wall_ms())
+            except KafkaError as error:
+                logger.error("retention of %s failed: %s", log.name, error)
+
+    def _expire_producers(self) -> None:
+        for log in self.logs.values():
+            log.producers.remove_expired(self._wall_ms())
+
+    def _remove(self, paths: list[Path]) -> None:
+        for path in paths:
+            self._files.remove(path)
+
+    # ---- checkpoints
+
+    def _checkpoint_recovery_points(self) -> None:
+        for log in self.logs.values():
+            if log.offline is None:
+                log.leader_epochs.save()
+        self._store(self._recovery_points, {key: log.recovery_point for key, log in self.logs.items()})
+
+    def _checkpoint_log_starts(self) -> None:
+        self._store(self._log_starts, {key: log.log_start_offset for key, log in self.logs.items()})
+
+    def _checkpoint_high_watermarks(self) -> None:
+        self._store(self._high_watermarks, {key: log.high_watermark for key, log in self.logs.items()})
+
+    def _store(self, checkpoint: OffsetCheckpoint, offsets: dict[Partition, int]) -> None:
+        write = checkpoint.update(offsets)
+        if write is not None:
+            self.background(write, _note_failure)
+
+    def _store_recovery_points_now(self, log: PartitionLog) -> None:
+        write = self._recovery_points.update({key: other.recovery_point for key, other in self.logs.items()})
+        if write is not None:
+            write()
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Close all logs durably, write the checkpoints and the clean-shutdown marker, and give the folder back."""
+        try:
+            self._close_logs()
+        finally:
+            self._lock.release()
+
+    def _close_logs(self) -> None:
+        is_clean = not self._unchecked
+        recovery_points: dict[Partition, int] = {}
+        for partition, log in self.logs.items():
+            try:
+                log.close()
+                recovery_points[partition] = log.log_end_offset
+            except KafkaError as error:
+                logger.error("%s was not closed in good order: %s", log.name, error)
+            if log.offline is not None:
+                is_clean = False
+        logs, self.logs = self.logs, {}
+        starts = {partition: log.log_start_offset for partition, log in logs.items()}
+        watermarks = {partition: log.high_watermark for partition, log in logs.items()}
+        try:
+            for checkpoint, offsets in (
+                (self._recovery_points, recovery_points),
+                (self._log_starts, starts),
+                (self._high_watermarks, watermarks),
+            ):
+                write = checkpoint.update(offsets)
+                if write is not None:
+                    write()
+            if is_clean:
+                content = json.dumps({"version": 0, "brokerEpoch": -1}, separators=(",", ":"))
+                self._files.replace(self.path / CLEAN_SHUTDOWN_MARKER, content.encode())
+        except OSError as error:
+            logger.error("data directory %s was not closed in good order: %s", self.path, _reason(error))
+
+
+class _Duties:
+    """Work that comes again after an interval."""
+
+    def __init__(self, intervals: dict[Callable[[], None], int]) -> None:
+        self._intervals = intervals
+        self._next: dict[Callable[[], None], int] = {}
+        self.next_ms = 0
+
+    def due(self, now_ms: int) -> list[Callable[[], None]]:
+        """What is due; it is due again one interval from now. The first call starts the clock."""
+        if not self._next:
+            self._next = {duty: now_ms + interval for duty, interval in self._intervals.items()}
+        due = [duty for duty, at in self._next.items() if at <= now_ms]
+        for duty in due:
+            self._next[duty] = now_ms + self._intervals[duty]
+        self.next_ms = min(self._next.values())
+        return due
+
+
+def run_at_once(work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+    """The background of a broker without a disk thread."""
+    try:
+        work()
+    except OSError as error:
+        done(error)
+    else:
+        done(None)
+
+
+def _note_failure(error: BaseException | None) -> None:
+    if error is not None:
+        logger.error("work on the data directory failed: %s", error)
+
+
+def _take(folder: Path, address: str) -> FolderLock:
+    try:
+        if not folder.parent.is_dir():
+            raise LogDirectoryError(f"data directory {folder} cannot be made: {folder.parent} is not a directory")
+        folder.mkdir(exist_ok=True)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise LogDirectoryError(f"data directory {folder} is not writable for this user")
+        return FolderLock(folder, address)
+    except FolderInUse as error:
+        raise LogDirectoryError(
+            f"data directory {folder} is in use by {error.owner}; stop it or choose another --data"
+        ) from None
+    except OSError as error:
+        raise LogDirectoryError(f"data directory {folder} cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,63 @@
+"""OffsetCheckpoint: a file with one offset per partition.
+
+It is written on the disk thread, or at once where an append must not come before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ottla_broker.log.checkpoints import CorruptCheckpoint, read_offset_checkpoint, write_offset_checkpoint
+from ottla_broker.log.files import Files
+
+logger = logging.getLogger(__name__)
+
+Partition = tuple[str, int]
+
+
+class OffsetCheckpoint:
+    """A checkpoint file. Offsets of partitions that nobody has opened yet are kept as they were read."""
+
+    def __init__(self, files: Files, path: Path) -> None:
+        self._files = files
+        self._path = path
+        self._offsets: dict[Partition, int] = {}
+        self._written: dict[Partition, int] = {}
+        self._order = 0
+        self._latest_order = 0
+        self._lock = threading.Lock()  # the disk thread and the broker's may both write
+
+    def load(self) -> None:
+        """Read the file. A damaged one counts as empty: recovery then starts from the beginning of each log."""
+        try:
+            self._offsets = read_offset_checkpoint(self._files, self._path)
+        except (CorruptCheckpoint, ValueError) as error:
+            logger.warning("%s is ignored: %s", self._path, error)
+        self._written = dict(self._offsets)
+
+    def get(self, partition: Partition) -> int:
+        """The offset of a partition, 0 if it is unknown."""
+        return self._offsets.get(partition, 0)
+
+    def forget(self, partition: Partition) -> None:
+        """The partition is deleted."""
+        self._offsets.pop(partition, None)
+
+    def update(self, offsets: Mapping[Partition, int]) -> Callable[[], None] | None:
+        """Take over current offsets; what then is to be run, on any thread, to store them. None if nothing changed."""
+        self._offsets.update(offsets)
+        if self._offsets == self._written:
+            return None
+        self._written = content = dict(self._offsets)
+        self._order = order = self._order + 1
+
+        def write() -> None:
+            with self._lock:
+                if order > self._latest_order:  # a later content may have been written at once
+                    write_offset_checkpoint(self._files, self._path, content)
+                    self._latest_order = order
+
+        return write
