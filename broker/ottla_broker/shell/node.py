@@ -26,7 +26,7 @@ from ottla_broker.log.files import Files, OsFiles
 from ottla_broker.replication.coordinator_log import ReplicaCoordinatorLog
 from ottla_broker.replication.replica_manager import ReplicaManager
 from ottla_broker.shell.clock import SystemClock
-from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError
+from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError, run_at_once
 from ottla_broker.shell.server import Server
 from ottla_broker.shell.topic_settings import log_config
 from ottla_wire.errors import KafkaError
@@ -98,7 +98,9 @@ class Node:
         config, clock = self.config, self._clock
         listening = undo.enter_context(_bind(config.host, config.port))
         self.host, self.port = config.advertised(listening.getsockname()[1])
-        directory = LogDirectory.open(config, files=self._files, wall_ms=clock.wall_ms)
+        directory = LogDirectory.open(
+            config, files=self._files, wall_ms=clock.wall_ms, address=f"{self.host}:{self.port}"
+        )
         undo.callback(directory.close)
         metadata_log = FileMetadataLog.open(
             self._files,
@@ -149,6 +151,8 @@ class Node:
         disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ottla-disk")
         undo.callback(disk.shutdown)
         self._server = Server(self._broker, config, loop=asyncio.get_running_loop(), disk=disk)
+        directory.background = self._server.in_background
+        undo.callback(setattr, directory, "background", run_at_once)
         await self._server.start(listening)
         logger.info("node %d serves %s:%d, data in %s", config.node_id, self.host, self.port, config.data)
 

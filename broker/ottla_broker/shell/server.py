@@ -55,7 +55,8 @@ class Server:
         self._next_idle_check_ms = broker.clock.now_ms() + _IDLE_CHECK_MS
         self._listening: asyncio.Server | None = None
         self._syncing = False
-        self._stopped = asyncio.Event()
+        self._disk_work = 0
+        self._changed = asyncio.Event()  # a connection or a piece of disk work has ended
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -78,9 +79,9 @@ class Server:
             connection.close()
         try:
             async with asyncio.timeout(timeout_seconds):
-                while self._connections or self._syncing:
-                    self._stopped.clear()
-                    await self._stopped.wait()
+                while self._connections or self._disk_work:
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             for connection in tuple(self._connections):
                 connection.abort()
@@ -115,7 +116,7 @@ class Server:
         else:
             del self._per_host[connection.host]
         self.broker.connection_lost(connection.id)
-        self._stopped.set()
+        self._changed.set()
 
     def now_ms(self) -> int:
         """The broker's monotonic clock."""
@@ -203,7 +204,19 @@ class Server:
             logger.debug("closing connection %d: idle for connections.max.idle.ms", connection.id)
             connection.close()
 
-    # -- fsync before ack --------------------------------------------------------------------------------------------
+    # -- the disk thread ---------------------------------------------------------------------------------------------
+
+    def in_background(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Run `work` on the disk thread, then `done(error)` here."""
+
+        def finished(future: asyncio.Future[None]) -> None:
+            self._disk_work -= 1
+            done(future.exception())
+            self._changed.set()
+            self.request_turn()
+
+        self._disk_work += 1
+        self._loop.run_in_executor(self._disk, work).add_done_callback(finished)
 
     def _start_sync(self) -> None:
         if self._syncing:
@@ -211,14 +224,13 @@ class Server:
         work = self.broker.replicas.take_sync_work()
         if work is None:
             return
-        self._syncing = True
-        self._loop.run_in_executor(self._disk, work.run).add_done_callback(lambda _done: self._sync_ended(work))
 
-    def _sync_ended(self, work: Any) -> None:
-        self._syncing = False
-        work.finish()
-        self._stopped.set()
-        self.request_turn()
+        def finished(_error: BaseException | None) -> None:
+            self._syncing = False
+            work.finish()
+
+        self._syncing = True
+        self.in_background(work.run, finished)
 
     def connect(self) -> Connection:
         """The protocol of one more connection."""
