@@ -629,6 +629,9 @@ class PartitionLog:
             self.increment_log_start_offset(max(self._segments[count].base_offset, self.log_start_offset))
             doomed = self._segments[:count]
             kept = self._segments[count:]
+            if not doomed[-1].is_durable and kept[0].base_offset in self._snapshots.offsets:
+                # from now on nothing else knows of producers and transactions that began before
+                self._files.sync_target(self._snapshots.path(kept[0].base_offset)).sync()
             for segment in doomed:
                 self._mark_deleted(segment, now_ms)
             # or a power failure could bring back some that were never fsynced, below an offset that counts as durable

@@ -175,7 +175,8 @@ class Loader:
         """Check every batch from segment `first` on; the log ends before the first bad one."""
         states = ProducerStates(self._producers.name, self._producers.expiration_ms)
         start = segments[first].base_offset
-        self._snapshots.keep_between(0, start)  # later ones are taken anew, from what is really there
+        # later ones are taken anew, from what is really there; of earlier ones the batches that follow are gone
+        self._snapshots.keep_between(segments[0].base_offset, start)
         rebuild_producers(states, self._snapshots, segments[:first], start, self._now_ms)
         for index in range(first, len(segments)):
             segment = segments[index]
