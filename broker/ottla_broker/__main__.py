@@ -112,10 +112,13 @@ def _topic(text: str) -> tuple[str, int]:
 async def _serve(config: BrokerConfig, topics: dict[str, int], *, stop_with_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     if stop_with_stdin:
         await _watch_stdin(loop, stopping.set)
+        # Ctrl-C reaches every process of the terminal. The program that started this one still wants to finish.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        loop.add_signal_handler(signal.SIGINT, stopping.set)
     node = Node(config, topics=topics)
     await node.start()
     # What start-up made stays: the collector need not look at it again.
