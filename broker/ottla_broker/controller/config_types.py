@@ -127,6 +127,7 @@ _PARSE: Final[dict[ConfigType, Callable[[str, str], ConfigValue]]] = {
     ConfigType.BOOLEAN: _boolean,
     ConfigType.STRING: _string,
     ConfigType.INT: _integer("INT", 32),
+    ConfigType.SHORT: _integer("SHORT", 16),
     ConfigType.LONG: _integer("LONG", 64),
     ConfigType.DOUBLE: _double,
     ConfigType.LIST: _list,
