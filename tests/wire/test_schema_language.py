@@ -255,6 +255,14 @@ def test_what_is_not_a_message_is_a_decode_error_that_says_why(encoded: str, rea
         Versioned.decode(bytes.fromhex(encoded), 1)
 
 
+def test_a_last_string_that_is_cut_off_is_noticed_also_where_more_may_follow() -> None:
+    encoded = Versioned(name="abc").encode(0)
+    assert Versioned.decode_prefix(encoded + b"more", 0) == (Versioned(name="abc"), 5)
+    for length in range(len(encoded)):
+        with pytest.raises(DecodeError, match="ends early"):
+            Versioned.decode_prefix(encoded[:length], 0)
+
+
 @pytest.mark.parametrize("count", ["7fffffff", "00000002"])
 def test_an_array_that_cannot_be_in_the_bytes_that_are_left_is_refused_before_it_is_made(count: str) -> None:
     encoded = bytes.fromhex("0000 00000000 00000000 0000" + count + "00000000")
