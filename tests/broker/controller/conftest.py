@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +31,9 @@ from ottla_wire.messages.create_topics import (
 from ottla_wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from ottla_wire.schema import Uuid
 
-SET, DELETE, APPEND, SUBTRACT = range(4)
+# the file system that can crash is kept beside the tests of the log
+sys.path.insert(0, str(Path(__file__).parents[1] / "log"))
+
 CLUSTER_ID = "a-cluster-of-our-tests"
 
 
