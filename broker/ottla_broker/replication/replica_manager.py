@@ -273,7 +273,7 @@ class ReplicaManager:
             if work is not None:
                 flushes.append((partition, work))
             else:
-                partition.synced(partition.log.recovery_point)
+                partition.synced(partition.log.flushed_offset)
         return SyncWork(flushes) if flushes else None
 
     def _note_moved(self, partition: Partition) -> None:
