@@ -147,7 +147,8 @@ class Segment:
         size = min(max_bytes, end - position)
         data = self.log.read(size, position) if size >= HEADER_BYTES else b""
         if position + len(data) == end:
-            following = min(upper_offset, self.next_offset)
+            # the limit may lie inside a batch, which then is not returned
+            following = self.next_offset if end == self.log.size else min(upper_offset, self._base_offset_at(end))
         else:
             cut, following = self._last_boundary(data, position)
             if cut == 0:
@@ -212,8 +213,12 @@ class Segment:
         if cut == 0 and start > 0:
             # the index knows the very batch that is cut off: all before it is whole
             cut = start
-            (following,) = _BASE_OFFSET.unpack(self.log.read(_BASE_OFFSET.size, position + start))
+            following = self._base_offset_at(position + start)
         return cut, following
+
+    def _base_offset_at(self, position: int) -> int:
+        base_offset: int = _BASE_OFFSET.unpack(self.log.read(_BASE_OFFSET.size, position))[0]
+        return base_offset
 
     def _one_batch(self, position: int) -> tuple[bytes, int]:
         header = read_header(self.log.read(HEADER_BYTES, position))

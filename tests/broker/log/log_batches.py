@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from log_simulated_files import SimulatedFiles
+
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Files
 from ottla_broker.log.partition_log import PartitionLog
@@ -91,3 +93,16 @@ def read_all(log: PartitionLog, *, max_bytes: int = 1 << 20) -> list[RecordBatch
         assert piece.next_offset > offset
         offset = piece.next_offset
     return found
+
+
+SMALL = LogConfig(segment_bytes=2000, index_interval_bytes=300, retention_ms=-1)
+
+
+def filled(batches: int = 40, *, seed: int = 1, config: LogConfig = SMALL, files: Files | None = None) -> PartitionLog:
+    """A log of several segments."""
+    rng = random.Random(seed)
+    log = open_log(files or SimulatedFiles(), config=config)
+    for _ in range(batches):
+        append(log, batch(rng.randint(1, 5), value=rng.randbytes(rng.choice([1, 60, 300]))))
+    log.high_watermark_moved(log.log_end_offset)
+    return log

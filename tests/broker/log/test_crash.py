@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_batches import NOW, append, batch, end_transaction, open_log, read_all
@@ -266,6 +267,7 @@ def check_idempotent(owner: Owner, log: PartitionLog) -> None:
     assert again.leader_epochs.entries == log.leader_epochs.entries
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(seed=st.integers(0, 10**6), crash_at=st.integers(1, 300), power=st.booleans())
 def test_a_log_recovers_from_a_crash_at_any_change(seed: int, crash_at: int, power: bool) -> None:
@@ -273,6 +275,7 @@ def test_a_log_recovers_from_a_crash_at_any_change(seed: int, crash_at: int, pow
     check_recovered(owner, power=power)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), crash_at=st.integers(1, 40))
 def test_a_crash_during_recovery_is_recovered_from(seed: int, crash_at: int) -> None:
@@ -286,6 +289,7 @@ def test_a_crash_during_recovery_is_recovered_from(seed: int, crash_at: int) -> 
     check_recovered(owner, power=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_a_log_goes_on_after_recovery(seed: int) -> None:
@@ -298,3 +302,11 @@ def test_a_log_goes_on_after_recovery(seed: int) -> None:
     check_invariants(owner.log)
     owner.files.power_loss()
     check_recovered(owner, power=True)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6), crash_at=st.integers(1, 150), power=st.booleans())
+def test_a_log_recovers_from_a_crash(seed: int, crash_at: int, power: bool) -> None:
+    """The quick one."""
+    owner = run(seed, steps=40, crash_at=crash_at, power=power)
+    check_recovered(owner, power=power)

@@ -1,0 +1,411 @@
+"""The data folder: whose it is, what it remembers, what it does as time passes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from log_batches import NOW, append, batch, read_all
+
+from ottla_broker.log.config import LogConfig
+from ottla_broker.log.files import OsFiles
+from ottla_broker.log.partition_log import PartitionLog
+from ottla_broker.shell.config import BrokerConfig
+from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError, run_at_once
+from ottla_wire.errors import KafkaStorageError
+from ottla_wire.schema import Uuid
+
+TOPIC_ID = Uuid.random(random.Random(1))
+OTHER_ID = Uuid.random(random.Random(2))
+SMALL = LogConfig(segment_bytes=300)
+
+
+class Place:
+    """Opens data folders one after the other, and gives them back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = BrokerConfig(log_dirs=str(folder / "data"), node_id=3)
+        self.wall_ms = NOW
+        self.opened: list[LogDirectory] = []
+
+    @property
+    def path(self) -> Path:
+        return self.config.data
+
+    def open(self, **config: object) -> LogDirectory:
+        directory = LogDirectory.open(
+            replace(self.config, **config), files=OsFiles(), wall_ms=lambda: self.wall_ms, address="127.0.0.1:9092"
+        )
+        directory.tick(0)
+        self.opened.append(directory)
+        return directory
+
+    def crash(self, directory: LogDirectory) -> None:
+        """As if the process had died: nothing is written, the lock goes."""
+        for log in directory.logs.values():
+            log.abandon()
+        directory._lock.release()
+        self.opened.remove(directory)
+
+    def close(self, directory: LogDirectory) -> None:
+        directory.close()
+        self.opened.remove(directory)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for directory in place.opened:
+        directory.close()
+
+
+def open_orders(directory: LogDirectory, config: LogConfig = SMALL, topic_id: Uuid = TOPIC_ID) -> PartitionLog:
+    return directory.open_log("orders", 0, topic_id, config)
+
+
+def fill(log: PartitionLog, batches: int = 10) -> None:
+    for _ in range(batches):
+        append(log, batch(value=bytes(60)))
+    log.high_watermark_moved(log.log_end_offset)
+
+
+# ---- the lock
+
+
+def test_a_second_broker_is_told_who_has_the_folder(place: Place) -> None:
+    place.open()
+    with pytest.raises(LogDirectoryError) as raised:
+        place.open()
+    assert str(raised.value) == (
+        f"data directory {place.path} is in use by pid {os.getpid()} (127.0.0.1:9092); stop it or choose another --data"
+    )
+
+
+def test_a_broker_in_another_process_is_told_too(place: Place) -> None:
+    place.open()
+    program = (
+        "import sys\n"
+        "from ottla_broker.log.files import OsFiles\n"
+        "from ottla_broker.shell.config import BrokerConfig\n"
+        "from ottla_broker.shell.log_directory import LogDirectory\n"
+        "LogDirectory.open(BrokerConfig(log_dirs=sys.argv[1]), files=OsFiles(), wall_ms=int)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(place.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert f"is in use by pid {os.getpid()} (127.0.0.1:9092)" in done.stderr
+
+
+def test_a_folder_is_free_again_after_close(place: Place) -> None:
+    place.close(place.open())
+    place.open()
+
+
+def test_a_folder_without_a_parent_is_refused_in_one_sentence(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(LogDirectoryError, match=r"nowhere/data cannot be made: .*nowhere is not a directory$"):
+        place.open(log_dirs=str(tmp_path / "nowhere" / "data"))
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_in_one_sentence(place: Place) -> None:
+    place.path.write_text("")
+    with pytest.raises(LogDirectoryError, match=r"cannot be used: .*File exists"):
+        place.open()
+
+
+# ---- identity
+
+
+def test_a_new_folder_gets_an_identity_and_keeps_it(place: Place) -> None:
+    directory = place.open()
+    identity = (directory.cluster_id, directory.directory_id)
+    place.close(directory)
+    lines = (place.path / "meta.properties").read_text().splitlines()
+    assert {f"cluster.id={identity[0]}", f"directory.id={identity[1]}", "node.id=3", "version=1"} <= set(lines)
+    again = place.open()
+    assert (again.cluster_id, again.directory_id) == identity
+
+
+def test_the_folder_of_another_node_is_refused(place: Place) -> None:
+    place.close(place.open())
+    with pytest.raises(LogDirectoryError, match=r"belongs to node 3, not 4; set node.id=3 or choose another --data"):
+        place.open(node_id=4)
+    place.open()  # the lock was given back
+
+
+def test_an_unknown_version_of_the_identity_is_refused(place: Place) -> None:
+    place.close(place.open())
+    (place.path / "meta.properties").write_text("version=0\nbroker.id=3\n")
+    with pytest.raises(LogDirectoryError, match="has version 0; 1 is needed"):
+        place.open()
+
+
+# ---- clean and other stops
+
+
+def test_after_a_clean_stop_nothing_is_checked(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    log.increment_log_start_offset(4)
+    place.close(directory)
+    assert json.loads((place.path / ".kafka_cleanshutdown").read_text())["version"] == 0
+    directory = place.open()
+    assert directory.was_clean_shutdown
+    assert not (place.path / ".kafka_cleanshutdown").exists()
+    log = open_orders(directory)
+    assert (log.log_start_offset, log.high_watermark, log.log_end_offset, log.flushed_offset) == (4, 10, 10, 10)
+
+
+def test_after_a_crash_logs_are_recovered(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    place.crash(directory)
+    with (place.path / "orders-0" / f"{log.active_segment_base_offset:020d}.log").open("ab") as file:
+        file.write(b"torn")
+    directory = place.open()
+    assert not directory.was_clean_shutdown
+    log = open_orders(directory)
+    assert (log.log_end_offset, len(read_all(log))) == (10, 10)
+    assert log.high_watermark == 0
+
+
+def test_checkpoints_are_written_as_time_passes(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory))
+    directory.tick(4_999)
+    assert not (place.path / "replication-offset-checkpoint").exists()
+    directory.tick(5_000)
+    assert (place.path / "replication-offset-checkpoint").read_text() == "0\n1\norders 0 10\n"
+    directory.logs["orders", 0].increment_log_start_offset(3)
+    directory.tick(60_000)
+    assert (place.path / "log-start-offset-checkpoint").read_text() == "0\n1\norders 0 3\n"
+    recovery = (place.path / "recovery-point-offset-checkpoint").read_text()
+    assert recovery == f"0\n1\norders 0 {directory.logs['orders', 0].recovery_point}\n"
+    assert directory.logs["orders", 0].recovery_point > 0
+
+
+def test_a_crash_after_a_checkpoint_keeps_high_watermark_and_start(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    log.increment_log_start_offset(3)
+    directory.tick(60_000)
+    place.crash(directory)
+    log = open_orders(place.open())
+    assert (log.log_start_offset, log.high_watermark, log.log_end_offset) == (3, 10, 10)
+
+
+def test_offsets_of_logs_that_nobody_opens_are_kept(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory))
+    place.close(directory)
+    directory = place.open()
+    fill(directory.open_log("other", 1, OTHER_ID, SMALL))
+    place.close(directory)
+    assert (place.path / "replication-offset-checkpoint").read_text() == "0\n2\norders 0 10\nother 1 10\n"
+
+
+def test_a_stop_is_not_clean_while_a_log_is_unchecked(place: Place) -> None:
+    """A log that crashed, and was not opened by the run after it, must not be believed by the run after that."""
+    directory = place.open()
+    fill(open_orders(directory))
+    place.crash(directory)
+    place.close(place.open())
+    directory = place.open()
+    assert not directory.was_clean_shutdown
+
+
+def test_a_stop_with_a_log_offline_is_not_clean(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    log.flush_failed(OSError(5, "Input/output error"))
+    place.close(directory)
+    assert not place.open().was_clean_shutdown
+
+
+def test_damaged_checkpoints_are_ignored(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory))
+    place.close(directory)
+    for name in ("recovery-point-offset-checkpoint", "replication-offset-checkpoint", "log-start-offset-checkpoint"):
+        (place.path / name).write_text("0\n5\norders 0 x\n")
+    log = open_orders(place.open())
+    assert (log.log_start_offset, log.log_end_offset, log.high_watermark) == (0, 10, 0)
+
+
+def test_the_stored_recovery_point_falls_before_a_truncation(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    directory.tick(60_000)
+    log.truncate_to(1, now_ms=NOW)
+    assert (place.path / "recovery-point-offset-checkpoint").read_text() == "0\n1\norders 0 0\n"
+
+
+# ---- deleting
+
+
+def test_a_deleted_log_goes_with_its_folder_and_offsets(place: Place) -> None:
+    directory = place.open()
+    waiting: list[Callable[[], None]] = []
+    directory.background = lambda work, done: waiting.append(work)
+    log = open_orders(directory)
+    fill(log)
+    directory._checkpoint_recovery_points()
+    waiting.pop()()
+    assert "orders 0" in (place.path / "recovery-point-offset-checkpoint").read_text()
+    directory.delete_log("orders", 0)
+    (doomed,) = [name for name in os.listdir(place.path) if name.startswith("orders")]
+    prefix, _, unique = doomed.removesuffix("-delete").rpartition(".")
+    assert prefix == "orders-0"
+    assert len(bytes.fromhex(unique)) == 16
+    with pytest.raises(KafkaStorageError, match="was deleted"):
+        append(log, batch())
+    directory.background = run_at_once
+    for work in waiting:
+        work()
+    assert directory.partitions_on_disk() == []
+    place.close(directory)
+    assert "orders" not in (place.path / "recovery-point-offset-checkpoint").read_text()
+
+
+def test_a_long_topic_name_can_be_deleted(place: Place) -> None:
+    directory = place.open()
+    directory.open_log("t" * 249, 0, TOPIC_ID, SMALL)
+    directory.delete_log("t" * 249, 0)
+    assert directory.partitions_on_disk() == []
+
+
+def test_what_was_left_of_deleted_logs_is_removed_at_start(place: Place) -> None:
+    place.close(place.open())
+    leftover = place.path / f"orders-0.{'0' * 32}-delete"
+    leftover.mkdir()
+    (leftover / "file").write_text("x")
+    place.open()
+    assert not leftover.exists()
+
+
+def test_a_topic_made_anew_under_the_same_name_starts_empty(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    append(log, batch(producer=(5, 0, 0)), leader_epoch=9)
+    fill(log)
+    place.close(directory)
+    directory = place.open()
+    log = open_orders(directory, topic_id=OTHER_ID)
+    assert (log.log_start_offset, log.log_end_offset, log.high_watermark) == (0, 0, 0)
+    assert len(log.producers) == 0
+    assert log.leader_epochs.entries == []
+    place.close(directory)
+    assert open_orders(place.open(), topic_id=OTHER_ID).topic_id == OTHER_ID
+
+
+def test_a_deleted_log_that_nobody_opened_goes_too(place: Place) -> None:
+    directory = place.open()
+    open_orders(directory)
+    place.close(directory)
+    directory = place.open()
+    directory.delete_log("orders", 0)
+    assert directory.partitions_on_disk() == []
+
+
+# ---- duties
+
+
+def test_rolled_segments_are_flushed_in_the_background(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    jobs: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
+    directory.background = lambda work, done: jobs.append((work, done))
+    fill(log)
+    assert directory.deadline_ms() == 0
+    directory.tick(1)
+    ((work, done),) = jobs
+    directory.tick(2)
+    assert len(jobs) == 1
+    work()
+    assert log.recovery_point == 0
+    done(None)
+    assert log.recovery_point == log.active_segment_base_offset > 0
+    directory.background = run_at_once
+
+
+def test_a_failed_flush_takes_the_log_offline(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    directory.background = lambda work, done: done(OSError(5, "Input/output error"))
+    fill(log)
+    directory.tick(1)
+    assert log.offline is not None
+    directory.background = run_at_once
+
+
+def test_a_topic_with_flush_ms_is_flushed_by_time(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory, LogConfig(flush_ms=200))
+    directory.tick(1_000)
+    append(log, batch())
+    directory.tick(1_200)
+    assert log.flushed_offset == 0
+    assert directory.deadline_ms() <= 1_400
+    directory.tick(1_400)
+    assert log.flushed_offset == 1
+
+
+def test_retention_runs_and_deleted_files_go_after_their_delay(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory, LogConfig(segment_bytes=300, retention_bytes=0, file_delete_delay_ms=60_000))
+    fill(log)
+    directory.tick(299_999)
+    assert log.log_start_offset == 0
+    directory.tick(300_000)
+    assert log.log_start_offset == 10
+    folder = place.path / "orders-0"
+    assert [name for name in os.listdir(folder) if name.endswith(".deleted")]
+    place.wall_ms += 60_000
+    directory.tick(360_000)
+    assert not [name for name in os.listdir(folder) if name.endswith(".deleted")]
+
+
+def test_producers_expire(place: Place) -> None:
+    directory = place.open(producer_id_expiration_ms=1_000)
+    log = open_orders(directory)
+    append(log, batch(producer=(5, 0, 0)))
+    place.wall_ms += 999
+    directory.tick(600_000)
+    assert len(log.producers) == 1
+    place.wall_ms += 1
+    directory.tick(1_200_000)
+    assert len(log.producers) == 0
+
+
+def test_an_idle_broker_writes_nothing(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory))
+    directory.tick(300_000)
+    before = {path: path.stat().st_mtime_ns for path in place.path.rglob("*")}
+    for at in range(300_000, 900_000, 5_000):
+        directory.tick(at)
+    assert {path: path.stat().st_mtime_ns for path in place.path.rglob("*")} == before
+
+
+def test_the_internal_metadata_folder_is_no_partition_of_the_directory(place: Place) -> None:
+    directory = place.open()
+    (place.path / "__cluster_metadata-0").mkdir()
+    open_orders(directory)
+    assert directory.partitions_on_disk() == [("orders", 0)]
