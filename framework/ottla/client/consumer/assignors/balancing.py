@@ -30,7 +30,7 @@ def assign_sticky(
 ) -> Assignment:
     """Distribute all partitions: as evenly as the subscriptions allow, and where that is met, as they were."""
     ordered = in_member_order(members)
-    topics = {member_id: frozenset(members[member_id].topics) & partition_counts.keys() for member_id in ordered}
+    topics = {member_id: frozenset(members[member_id].topics).intersection(partition_counts) for member_id in ordered}
     if not ordered:
         return {}
     owners = _previous_owners(partition_counts, topics, claims)
