@@ -77,7 +77,8 @@ def test_kafka_reads_what_we_write_and_writes_the_same() -> None:
             lines.append(f"{java_name(cls)} {version} {encoded.hex()}")
     answers = run_java(lines=lines)
     assert len(answers) == len(lines) > 3000
-    wrong = [f"{line}\n   {answer}" for line, answer in zip(lines, answers, strict=True) if line.split(" ")[2] != answer]
+    pairs = zip(lines, answers, strict=True)
+    wrong = [f"{line}\n   {answer}" for line, answer in pairs if line.split(" ")[2] != answer]
     assert not wrong, "\n".join(wrong[:5])
 
 

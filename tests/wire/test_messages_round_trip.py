@@ -58,7 +58,7 @@ def test_bytes_after_a_message_are_reported(cls: type[Message], data: st.DataObj
 
 
 @every_class
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_damaged_bytes_are_a_decode_error_or_another_message(cls: type[Message], data: st.DataObject) -> None:
     version = data.draw(st.sampled_from(list(cls.versions)))
@@ -70,7 +70,7 @@ def test_damaged_bytes_are_a_decode_error_or_another_message(cls: type[Message],
 
 
 @every_class
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_arbitrary_bytes_are_a_decode_error_or_a_message(cls: type[Message], data: st.DataObject) -> None:
     version = data.draw(st.sampled_from(list(cls.versions)))

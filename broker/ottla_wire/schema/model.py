@@ -29,7 +29,7 @@ _BAD_BYTES = (binary.error, IndexError, UnicodeDecodeError, OverflowError)
 class Declared:
     """What `field(...)` says about a field."""
 
-    __slots__ = ("default", "ignorable", "map_key", "nullable", "tag", "tagged", "versions")
+    __slots__ = ("default", "ignorable", "nullable", "tag", "tagged", "versions")
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class Declared:
         tag: int | None,
         tagged: str | None,
         ignorable: bool,
-        map_key: bool,
     ) -> None:
         self.versions = versions
         self.default = default
@@ -47,7 +46,6 @@ class Declared:
         self.tag = tag
         self.tagged = tagged
         self.ignorable = ignorable
-        self.map_key = map_key
 
 
 def field(
@@ -58,7 +56,6 @@ def field(
     tag: int | None = None,
     tagged: str | None = None,
     ignorable: bool = False,
-    map_key: bool = False,
 ) -> Any:
     """Say more about a field than its type does.
 
@@ -70,18 +67,17 @@ def field(
         tagged: the versions in which it is tagged; by default all of `versions` if there is a tag.
         ignorable: a version without the field silently drops a value. Otherwise a value other than the default is
             an `EncodeError` there.
-        map_key: Kafka's own implementation keeps a list of such structs as a map by this field.
     """
-    return Declared(versions, default, nullable, tag, tagged, ignorable, map_key)
+    return Declared(versions, default, nullable, tag, tagged, ignorable)
 
 
-_PLAIN = Declared("0+", TYPE_DEFAULT, None, None, None, False, False)
+_PLAIN = Declared("0+", TYPE_DEFAULT, None, None, None, False)
 
 
 class FieldSpec:
     """A field as the codecs see it: its type is resolved and its defaults are filled in."""
 
-    __slots__ = ("default", "ignorable", "map_key", "name", "nullable", "tag", "tagged", "type", "versions")
+    __slots__ = ("default", "ignorable", "name", "nullable", "tag", "tagged", "type", "versions")
 
     def __init__(self, name: str, wire_type: WireType, may_be_none: bool, declared: Declared) -> None:
         self.name = name
@@ -96,7 +92,6 @@ class FieldSpec:
         if declared.tag is not None:
             self.tagged = VersionRange.parse(declared.tagged or declared.versions)
         self.ignorable = declared.ignorable
-        self.map_key = declared.map_key
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type} ({self.versions})"
@@ -117,9 +112,7 @@ class SchemaType(type):
             if any(hasattr(base, key) for base in bases):
                 raise TypeError(f"{name}.{key} is a name that every message has; a field must be called otherwise")
             value = namespace.pop(key, _PLAIN)
-            declared[key] = (
-                value if isinstance(value, Declared) else Declared("0+", value, None, None, None, False, False)
-            )
+            declared[key] = value if isinstance(value, Declared) else Declared("0+", value, None, None, None, False)
         namespace["__slots__"] = tuple(annotations)
         cls = super().__new__(mcs, name, bases, namespace, **keywords)
         cls._annotations = annotations
