@@ -19,7 +19,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ottla import settings as settings_module
-from ottla.client import AdminClient, NewTopic
+from ottla.client import AdminClient
+from ottla.client.admin import NewTopic
 from ottla.client.config import ClientConfig
 from ottla.client.engine import Engine
 from ottla.consumer_factory import LISTENER_DEFAULTS, ConsumerFactory
@@ -118,7 +119,7 @@ class Ottla:
     @property
     def name(self) -> str:
         """The application's name."""
-        return self.settings.name or self._arguments["name"] or self._module
+        return self.settings.name or self._module
 
     @property
     def bootstrap_servers(self) -> str:
@@ -172,14 +173,21 @@ class Ottla:
                         container.start()
 
     def topic(
-        self, name: str, *, partitions: int = 1, replication: int = -1, config: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        replication: int | None = None,
+        config: Mapping[str, str | int | float | bool] | None = None,
     ) -> None:
         """Declare a topic: it is created when the application starts, before its listeners (Spring: NewTopic).
 
         One that is there already gets more partitions if it has fewer, and is otherwise left as it is.
 
         Args:
-            replication: how many brokers keep a copy; -1 leaves that to the cluster.
+            partitions: how many; by default the broker's own default.
+            replication: how many brokers keep a copy; by default the broker's own default.
+            config: topic settings by Kafka's names.
         """
         self._topics[name] = NewTopic(name, partitions, replication, dict(config or {}))
 

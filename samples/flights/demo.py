@@ -34,6 +34,7 @@ class Flow:
     def __init__(self, job: Job, bootstrap_servers: str | None) -> None:
         self.job = job
         self.app = Ottla(bootstrap_servers, name="flights")
+        self.app.use_broker_process()
         self.template = self.app.template
         self.lock = threading.Lock()
         self.failures: list[BaseException] = []
@@ -201,6 +202,8 @@ def main() -> int:
     if arguments.input is not None and not arguments.input.is_file():
         parser.error(f"there is no file {arguments.input}")
     job: Job = FlightJob() if arguments.input is None else JsonLinesJob(arguments.input, arguments.key)
+    # As `app.run()` does: a thread that parses a CSV must not keep the others from their acknowledgments.
+    sys.setswitchinterval(0.0005)
     flow = Flow(job, arguments.bootstrap_servers)
     seconds = run(flow)
     summary(flow, seconds)

@@ -88,7 +88,7 @@ class ConcurrentMessageListenerContainer:
         namespace: Mapping[str, Any] | None = None,
     ) -> None:
         self.properties = properties or ContainerProperties()
-        self.id = id or getattr(listener, "__name__", "listener")
+        self.id: str = id if id else getattr(listener, "__name__", "listener")
         self.topics = tuple(topics)
         self.consumer_factory = consumer_factory
         self.listener = bind(

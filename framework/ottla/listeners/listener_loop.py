@@ -333,7 +333,7 @@ class ListenerLoop:
 
     def _retry_records(self, partition: TopicPartition, held: Held) -> Generator[Effect, Any, None]:
         records: Sequence[ConsumerRecord] = list(held.records)
-        records[0].delivery_attempt += 1
+        _count_delivery(records[0])
         outcome: Delivered = yield Deliver(records[:1])
         self._acks.processed(records[: outcome.count])
         if outcome.stopped:
@@ -356,7 +356,7 @@ class ListenerLoop:
     def _retry_batch(self, partition: TopicPartition, held: Held) -> Generator[Effect, Any, None]:
         records = list(held.records)
         for record in records:
-            record.delivery_attempt += 1
+            _count_delivery(record)
         outcome: Delivered = yield DeliverBatch(records)
         yield from self._batch_outcome(records, outcome, {partition: held})
 
@@ -420,3 +420,8 @@ def _by_partition(records: Iterable[ConsumerRecord]) -> dict[TopicPartition, lis
     for record in records:
         parts.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
     return parts
+
+
+def _count_delivery(record: ConsumerRecord) -> None:
+    # A record that the client has just fetched has no number yet; its first delivery counts as 1.
+    record.delivery_attempt = (record.delivery_attempt or 1) + 1

@@ -69,7 +69,7 @@ class RecordMetadata:
             record.timestamp_ms,
             record.timestamp_type,
             record.leader_epoch,
-            record.delivery_attempt,
+            record.delivery_attempt or 1,
         )
 
 
