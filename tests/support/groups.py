@@ -289,7 +289,7 @@ class Groups:
             self.advance(self.config.group_initial_rebalance_delay_ms)
         joins = [self.join(member_id, **arguments) if join.done() else join for member_id, join in entered]
         ids = [member_id for member_id, _ in entered]
-        return self.complete(ids, joins)
+        return self.complete(ids, joins, arguments.get("group", "g"))
 
     def complete(self, ids: list[str], joins: list[Pending[Any]], group: str = "g") -> list[str]:
         """Bring a finished join phase to Stable; the ids, the leader's first."""
