@@ -102,20 +102,31 @@ def assign(buffer: bytearray | memoryview, position: int, base_offset: int, leng
     _OFFSET_AND_EPOCH.pack_into(buffer, position, base_offset, length, leader_epoch)
 
 
+def whole_batch_at(records: Buffer, position: int) -> BatchHeader | None:
+    """The header of the batch that begins at a position; None if less than a whole batch is left.
+
+    Raises CorruptMessage if the length cannot be that of a batch.
+    """
+    left = len(records) - position
+    if left <= LOG_OVERHEAD:
+        return None
+    (length,) = _LENGTH_AT_8.unpack_from(records, position + 8)
+    if length < HEADER_BYTES - LOG_OVERHEAD:
+        raise CorruptMessage(f"a record batch of {length + LOG_OVERHEAD} bytes is shorter than its own header")
+    if length > left - LOG_OVERHEAD:
+        return None
+    return BatchHeader._make(_unpack_header(records, position))
+
+
 def split(records: Buffer) -> Iterator[tuple[int, BatchHeader]]:
-    """Position and header of each whole batch of a request; what is cut off at the end is left out.
+    """Position and header of each whole batch; what is cut off at the end is left out.
 
     Raises CorruptMessage if a length cannot be that of a batch.
     """
-    position, end = 0, len(records)
-    while end - position > LOG_OVERHEAD:
-        (length,) = _LENGTH_AT_8.unpack_from(records, position + 8)
-        if length + LOG_OVERHEAD < HEADER_BYTES:
-            raise CorruptMessage(f"a record batch of {length + LOG_OVERHEAD} bytes is shorter than its own header")
-        if length + LOG_OVERHEAD > end - position:
-            return
-        yield position, read_header(records, position)
-        position += LOG_OVERHEAD + length
+    position = 0
+    while (header := whole_batch_at(records, position)) is not None:
+        yield position, header
+        position += LOG_OVERHEAD + header.length
 
 
 def walk(data: Buffer, position: int) -> Iterator[tuple[int, int, int]]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ottla_broker.log import retention
 from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Buffer, Files, SyncTarget
@@ -39,6 +40,7 @@ from ottla_wire.schema import Uuid
 logger = logging.getLogger(__name__)
 
 PRODUCER_EXPIRATION_MS = 86_400_000
+_CLIENT = AppendOrigin.CLIENT
 SEALED_INDEXES_KEPT = 4
 
 
@@ -257,7 +259,7 @@ class PartitionLog:
         accepted = self._validator.accept(
             records, next_offset=self._active.next_offset, leader_epoch=leader_epoch, now_ms=now_ms, origin=origin
         )
-        if origin is AppendOrigin.CLIENT and accepted.batches[0].producer_id >= 0:
+        if origin is _CLIENT and accepted.batches[0].producer_id >= 0:
             known = self.producers.find_duplicate(accepted.batches[0])
             if known is not None:
                 return AppendInfo(
@@ -310,10 +312,12 @@ class PartitionLog:
 
     def _write(self, accepted: Accepted, prepared: PreparedAppend | None, now_ms: int) -> AppendInfo:
         first, last = accepted.batches[0], accepted.batches[-1]
-        last_offset = last.last_offset
+        last_offset = last.base_offset + last.last_offset_delta
+        latest_epoch = self.leader_epochs.latest
         try:
             for header in accepted.batches:
-                if header.leader_epoch >= 0 and header.leader_epoch != self.leader_epochs.latest:
+                if header.leader_epoch != latest_epoch and header.leader_epoch >= 0:
+                    latest_epoch = header.leader_epoch
                     self.leader_epochs.assign(header.leader_epoch, header.base_offset)
             segment = self._active
             if self._must_roll(segment, len(accepted.data), accepted.max_timestamp_ms, last_offset, now_ms):
@@ -350,12 +354,13 @@ class PartitionLog:
 
     def _must_roll(self, segment: Segment, size: int, timestamp_ms: int, last_offset: int, now_ms: int) -> bool:
         config = self.config
+        filled = segment.log.size
         return (
-            segment.size > config.segment_bytes - size
-            or (segment.size > 0 and segment.age_ms(now_ms, timestamp_ms) > config.segment_ms)
+            filled > config.segment_bytes - size
+            or (filled > 0 and segment.age_ms(now_ms, timestamp_ms) > config.segment_ms)
             or segment.offset_index.is_full
             or segment.time_index.is_full
-            or not segment.can_hold(last_offset)
+            or last_offset - segment.base_offset > MAX_RELATIVE_OFFSET
         )
 
     def roll(self, now_ms: int) -> None:
@@ -575,71 +580,45 @@ class PartitionLog:
             raise OffsetOutOfRange(f"offset {offset} of {self.name} is above the high watermark {self.high_watermark}")
         if offset <= self.log_start_offset:
             return False
+        self._raise_log_start(offset)
+        return True
+
+    def _raise_log_start(self, offset: int) -> None:
         self.log_start_offset = offset
         self.leader_epochs.truncate_from_start(offset)
         self.producers.forget_unreplicated(offset)
-        return True
 
     def delete_old_segments(self, now_ms: int, high_watermark: int | None = None) -> int:
         """Apply retention; returns how many segments went. Their files stay, renamed, for `file.delete.delay.ms`."""
         limit = self.high_watermark if high_watermark is None else high_watermark
         if self.offline is not None:
             return 0
-        deleted = self._delete_while(lambda segment, following: following <= self.log_start_offset, limit, now_ms)
-        if self.config.delete:
-            deleted += self._delete_by_size(limit, now_ms)
-            deleted += self._delete_by_time(limit, now_ms)
-        return deleted
-
-    def _delete_by_size(self, limit: int, now_ms: int) -> int:
-        if self.config.retention_bytes < 0:
-            return 0
-        excess = self.size_bytes - self.config.retention_bytes
-
-        def is_excess(segment: Segment, following: int) -> bool:
-            nonlocal excess
-            if excess - segment.size < 0:
-                return False
-            excess -= segment.size
-            return True
-
-        return self._delete_while(is_excess, limit, now_ms)
-
-    def _delete_by_time(self, limit: int, now_ms: int) -> int:
-        retention_ms = self.config.retention_ms
-        if retention_ms < 0:
-            return 0
-        return self._delete_while(lambda s, _: now_ms - s.largest_timestamp_ms > retention_ms, limit, now_ms)
-
-    def _delete_while(self, is_old: Callable[[Segment, int], bool], limit: int, now_ms: int) -> int:
-        """Delete from the oldest segment on while the condition holds for (segment, offset where the next begins)."""
-        count = 0
         try:
-            for index, segment in enumerate(self._segments):
-                is_active = segment is self._active
-                following = self.log_end_offset if is_active else self._segments[index + 1].base_offset
-                if following > limit or (is_active and not segment.size) or not is_old(segment, following):
-                    break
-                count += 1
-            if count == 0:
-                return 0
-            if count == len(self._segments):
-                self._roll_to(self.log_end_offset, now_ms)  # offsets never start again
-            # first the offset that readers see, then the files
-            self.increment_log_start_offset(max(self._segments[count].base_offset, self.log_start_offset))
-            doomed = self._segments[:count]
-            kept = self._segments[count:]
-            if not doomed[-1].is_durable and kept[0].base_offset in self._snapshots.offsets:
-                # from now on nothing else knows of producers and transactions that began before
-                self._files.sync_target(self._snapshots.path(kept[0].base_offset)).sync()
-            for segment in doomed:
-                self._mark_deleted(segment, now_ms)
-            # or a power failure could bring back some that were never fsynced, below an offset that counts as durable
-            self._files.sync_directory(self.folder)
-            self._set_segments(kept)
-            self.flushed_offset = max(self.flushed_offset, kept[0].base_offset)
+            deleted = self._delete_oldest(retention.below_start(self._segments, self.log_start_offset, limit), now_ms)
+            if self.config.delete:
+                deleted += self._delete_oldest(retention.by_size(self._segments, self.config, limit), now_ms)
+                deleted += self._delete_oldest(retention.by_time(self._segments, self.config, limit, now_ms), now_ms)
         except OSError as error:
             raise self._go_offline(error) from error
+        return deleted
+
+    def _delete_oldest(self, count: int, now_ms: int) -> int:
+        if count == 0:
+            return 0
+        if count == len(self._segments):
+            self._roll_to(self.log_end_offset, now_ms)  # offsets never start again
+        # first the offset that readers see, then the files
+        self._raise_log_start(max(self._segments[count].base_offset, self.log_start_offset))
+        doomed, kept = self._segments[:count], self._segments[count:]
+        if not doomed[-1].is_durable and kept[0].base_offset in self._snapshots.offsets:
+            # from now on nothing else knows of producers and transactions that began before
+            self._files.sync_target(self._snapshots.path(kept[0].base_offset)).sync()
+        for segment in doomed:
+            self._mark_deleted(segment, now_ms)
+        # or a power failure could bring back some that were never fsynced, below an offset that counts as durable
+        self._files.sync_directory(self.folder)
+        self._set_segments(kept)
+        self.flushed_offset = max(self.flushed_offset, kept[0].base_offset)
         return count
 
     def _drop_segments(self, segments: list[Segment], now_ms: int) -> None:

@@ -28,6 +28,9 @@ from ottla_wire.records import (
     iter_batches,
 )
 
+_CLIENT = AppendOrigin.CLIENT
+_NEWEST_CODEC = int(Compression.ZSTD)
+
 NO_KEY_MESSAGE = "a compacted topic takes no record without a key"
 
 _TARGET_CODECS = {
@@ -76,40 +79,64 @@ class LeaderValidator:
         Raises InvalidRecord, InvalidTimestamp, MessageTooLarge, CorruptMessage, RecordListTooLarge.
         """
         buffer = _writable(records)
-        found = list(b.split(buffer))
-        if not found:
+        is_client = origin is _CLIENT
+        header = b.whole_batch_at(buffer, 0)
+        if header is None:
             raise InvalidRecord(f"the records for {self._name} hold no whole batch")
-        if origin is AppendOrigin.CLIENT and len(found) > 1:
-            raise InvalidRecord(f"the records for {self._name} hold {len(found)} batches instead of one")
-        for position, header in found:
-            self._check_batch(buffer, position, header, origin)
-        newest_ms = now_ms + self._config.message_timestamp_after_max_ms
+        end = header.length + b.LOG_OVERHEAD
+        if end == len(buffer) or b.whole_batch_at(buffer, end) is None:
+            part, placed = self._place(buffer[:end], header, next_offset, leader_epoch, now_ms, is_client=is_client)
+            accepted = Accepted(part, [placed], placed.max_timestamp_ms, self._answered_time(now_ms))
+        elif is_client:
+            raise InvalidRecord(f"the records for {self._name} hold more than one batch")
+        else:
+            accepted = self._accept_several(buffer, next_offset, leader_epoch, now_ms)
+        if len(accepted.data) > self._config.segment_bytes:
+            raise RecordListTooLarge(
+                f"{len(accepted.data)} bytes of records for {self._name} are more than a segment of "
+                f"{self._config.segment_bytes}"
+            )
+        return accepted
 
+    def _accept_several(self, buffer: memoryview, next_offset: int, leader_epoch: int, now_ms: int) -> Accepted:
+        """What a coordinator appends may be several batches."""
         parts: list[Buffer] = []
         batches: list[BatchHeader] = []
-        max_timestamp_ms = b.NO_TIMESTAMP
-        for position, header in found:
-            length = header.length
-            part = buffer[position : position + length + b.LOG_OVERHEAD]
-            if self._touches_batches or header.attributes & b.TIMESTAMP_TYPE_BIT or header.max_timestamp_ms > newest_ms:
-                part = self._apply_config(part, header, now_ms, origin)
-                header = b.read_header(part)
-                length = header.length
-            b.assign(part, 0, next_offset, length, leader_epoch)
-            placed = BatchHeader(next_offset, length, leader_epoch, *header[3:])
-            next_offset += placed.last_offset_delta + 1
-            max_timestamp_ms = max(max_timestamp_ms, placed.max_timestamp_ms)
+        for position, header in b.split(buffer):
+            part = buffer[position : position + header.size_bytes]
+            part, placed = self._place(part, header, next_offset, leader_epoch, now_ms, is_client=False)
             parts.append(part)
             batches.append(placed)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        if len(data) > self._config.segment_bytes:
-            raise RecordListTooLarge(
-                f"{len(data)} bytes of records for {self._name} are more than a segment of {self._config.segment_bytes}"
-            )
-        return Accepted(data, batches, max_timestamp_ms, now_ms if self._is_log_append_time else -1)
+            next_offset = placed.last_offset + 1
+        newest = max(placed.max_timestamp_ms for placed in batches)
+        return Accepted(b"".join(parts), batches, newest, self._answered_time(now_ms))
 
-    def _check_batch(self, buffer: memoryview, position: int, header: BatchHeader, origin: AppendOrigin) -> None:
-        is_client = origin is AppendOrigin.CLIENT
+    def _answered_time(self, now_ms: int) -> int:
+        return now_ms if self._is_log_append_time else -1
+
+    def _place(
+        self,
+        part: memoryview,
+        header: BatchHeader,
+        next_offset: int,
+        leader_epoch: int,
+        now_ms: int,
+        *,
+        is_client: bool,
+    ) -> tuple[memoryview, BatchHeader]:
+        """Check one batch, and write its offset and epoch."""
+        self._check_batch(part, header, is_client=is_client)
+        if (
+            self._touches_batches
+            or header.attributes & b.TIMESTAMP_TYPE_BIT
+            or header.max_timestamp_ms > now_ms + self._config.message_timestamp_after_max_ms
+        ):
+            part = self._apply_config(part, header, now_ms, is_client=is_client)
+            header = b.read_header(part)
+        b.assign(part, 0, next_offset, header.length, leader_epoch)
+        return part, BatchHeader(next_offset, header.length, leader_epoch, *header[3:])
+
+    def _check_batch(self, part: memoryview, header: BatchHeader, *, is_client: bool) -> None:
         if header.magic != b.CURRENT_MAGIC:
             if 0 <= header.magic < b.CURRENT_MAGIC:
                 raise InvalidRecord(f"a batch for {self._name} has the old format {header.magic}; format 2 is needed")
@@ -118,11 +145,10 @@ class LeaderValidator:
             raise InvalidRecord(
                 f"the base offset of a batch for {self._name} is {header.base_offset}; a producer sends 0"
             )
-        size = header.size_bytes
-        self._check_size(size)
-        if crc32c(buffer[position + b.CRC_START : position + size]) != header.crc:
+        self._check_size(len(part))
+        if crc32c(part[b.CRC_START :]) != header.crc:
             raise CorruptMessage(f"the CRC of a batch for {self._name} does not match its bytes")
-        if header.attributes & b.COMPRESSION_MASK > Compression.ZSTD:
+        if header.attributes & b.COMPRESSION_MASK > _NEWEST_CODEC:
             raise InvalidRecord(f"a batch for {self._name} has an unknown compression codec")
         if not is_client:
             return
@@ -142,7 +168,7 @@ class LeaderValidator:
                 f"a batch of {size} bytes for {self._name} is above max.message.bytes={self._config.max_message_bytes}"
             )
 
-    def _apply_config(self, part: memoryview, header: BatchHeader, now_ms: int, origin: AppendOrigin) -> memoryview:
+    def _apply_config(self, part: memoryview, header: BatchHeader, now_ms: int, *, is_client: bool) -> memoryview:
         """Check what depends on the topic's configuration; returns the batch as it is to be written."""
         is_append_time_batch = header.attributes & b.TIMESTAMP_TYPE_BIT != 0
         needs_codec = (
@@ -151,47 +177,45 @@ class LeaderValidator:
             and header.attributes & b.COMPRESSION_MASK != self._target
         )
         records: list[Record] | None = None
-        if self._must_see_records(header, origin) or needs_codec:
+        if (is_client and self._must_see_records(header)) or needs_codec:
             records = self._decode(part, header)
-        self._check_records(part, records, header, now_ms, is_append_time_batch, origin)
+        if is_client:
+            records = self._check_records(part, records, header, now_ms)
 
         if records is not None and (needs_codec or _offsets_have_gaps(records, header)):
             part = memoryview(self._encode(records, header))
             self._check_size(len(part))
         if self._is_log_append_time:
             _as_batch(part).set_max_timestamp(now_ms, TimestampType.LOG_APPEND_TIME)
-        elif is_append_time_batch:
-            _as_batch(part).set_max_timestamp(header.max_timestamp_ms, TimestampType.CREATE_TIME)
+        elif records is not None or is_append_time_batch:
+            newest = header.max_timestamp_ms if records is None else max(record.timestamp_ms for record in records)
+            if is_append_time_batch or b.read_header(part).max_timestamp_ms != newest:
+                _as_batch(part).set_max_timestamp(newest, TimestampType.CREATE_TIME)
         return part
 
-    def _must_see_records(self, header: BatchHeader, origin: AppendOrigin) -> bool:
-        if origin is not AppendOrigin.CLIENT:
-            return False
+    def _must_see_records(self, header: BatchHeader) -> bool:
         return self._config.compact or (
             self._has_oldest and not self._is_log_append_time and header.max_timestamp_ms != b.NO_TIMESTAMP
         )
 
     def _check_records(
-        self,
-        part: memoryview,
-        records: list[Record] | None,
-        header: BatchHeader,
-        now_ms: int,
-        is_append_time_batch: bool,
-        origin: AppendOrigin,
-    ) -> None:
-        if origin is not AppendOrigin.CLIENT:
-            return
-        newest = now_ms + self._config.message_timestamp_after_max_ms
-        has_append_time = is_append_time_batch and (
+        self, part: memoryview, records: list[Record] | None, header: BatchHeader, now_ms: int
+    ) -> list[Record] | None:
+        """Check the records if that is needed; returns them if they had to be decoded."""
+        claims_append_time = header.attributes & b.TIMESTAMP_TYPE_BIT != 0 and (
             self._is_log_append_time or header.max_timestamp_ms == b.NO_TIMESTAMP
         )
-        # the largest timestamp in the header bounds all of them from above
-        if records is None and not has_append_time and (self._is_log_append_time or header.max_timestamp_ms <= newest):
-            return
-        self._blame_records(records or self._decode(part, header), now_ms, has_append_time)
+        if records is None and not claims_append_time:
+            # the largest timestamp in the header bounds all of them from above
+            newest = now_ms + self._config.message_timestamp_after_max_ms
+            if self._is_log_append_time or header.max_timestamp_ms <= newest:
+                return None
+        if records is None:
+            records = self._decode(part, header)
+        self._blame_records(records, now_ms, claims_append_time)
+        return records
 
-    def _blame_records(self, records: list[Record], now_ms: int, has_append_time: bool) -> None:
+    def _blame_records(self, records: list[Record], now_ms: int, claims_append_time: bool) -> None:
         """Raise the error that names the records at fault, if any. A timestamp at fault wins over a missing key."""
         oldest = now_ms - self._config.message_timestamp_before_max_ms
         newest = now_ms + self._config.message_timestamp_after_max_ms
@@ -200,7 +224,7 @@ class LeaderValidator:
         for index, record in enumerate(records):
             if self._config.compact and record.key is None:
                 errors.append((index, NO_KEY_MESSAGE))
-            elif has_append_time:
+            elif claims_append_time:
                 is_about_time = True
                 errors.append((index, "a producer may not set the timestamp type LogAppendTime"))
             elif (

@@ -164,6 +164,14 @@ def test_a_bad_timestamp_wins_over_a_missing_key() -> None:
     assert [index for index, _ in error.record_errors] == [0, 1]
 
 
+def test_a_header_that_lies_about_its_largest_timestamp_is_corrected() -> None:
+    """Far in the future it would keep its segment from ever being deleted."""
+    log = open_log(SimulatedFiles())
+    info = append(log, change(batch(3, step_ms=5), max_timestamp=NOW + 100 * HOUR_MS))
+    (stored,) = read_all(log)
+    assert info.max_timestamp_ms == stored.max_timestamp_ms == NOW + 10
+
+
 def test_a_client_may_not_claim_log_append_time_on_a_topic_that_has_it() -> None:
     config = LogConfig(message_timestamp_type="LogAppendTime")
     assert type(refusal(change(batch(), attributes=0x08), config)) is InvalidTimestamp
