@@ -21,7 +21,8 @@ class ProducerBatch:
     """One batch.
 
     `memory_bytes` is what it counts for in `buffer_memory`. `on_wire` is true from the moment it is handed to a
-    connection until its request has ended, however that may be; only then may its memory be given back.
+    connection until its request has ended, however that may be; only then may its memory be given back. `in_doubt` is
+    true once an attempt has ended in a way that leaves open whether the batch was stored.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class ProducerBatch:
         "base_sequence",
         "builder",
         "created_ms",
+        "in_doubt",
         "is_done",
         "is_split",
         "jitter",
@@ -51,6 +53,7 @@ class ProducerBatch:
         self.leader_epoch = -1
         self.sealed_bytes = 0
         self.on_wire = False
+        self.in_doubt = False
         self.is_done = False
         self.is_split = False
         self.jitter = 1.0

@@ -21,6 +21,13 @@ their old number: otherwise this would happen:
 2. batch B behind it is refused for good, and its number is missing;
 3. A is numbered anew in the new epoch, retried, and stored a second time.
 
+A broker that knows nothing of a producer takes any sequence for the first one. So until the first batch of a partition
+is acknowledged no second one is sent, or this would happen:
+
+1. batches A and B are under way to a new partition; A is not stored (NOT_ENOUGH_REPLICAS), B is, although it is second;
+2. A's retry is out of order, and begins a restart;
+3. A and B are sent anew, and stored: B for the second time.
+
 Other partitions go on under the old epoch with what they have under way, and take the new one when that is done.
 """
 
@@ -198,6 +205,8 @@ class ProducerSequences:
             return False
         if state.in_flight and state.producer != producer:
             return False
+        if state.last_acked == NO_SEQUENCE and state.in_flight:
+            return False  # the first one goes alone, see above
         # The brokers' window is five batches, wherever they were sent to: also across a change of leader.
         return len(state.in_flight) < self._max_in_flight
 

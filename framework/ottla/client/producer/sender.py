@@ -18,7 +18,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ottla.client.config import ProducerConfig
 from ottla.client.metadata import Metadata, Node
@@ -35,10 +35,14 @@ from ottla.errors import (
     MessageTooLarge,
     NetworkError,
     NoAnswer,
+    NotEnoughReplicas,
     OttlaError,
+    OutOfOrderSequenceNumber,
     RecordsRefused,
     Retriable,
     TopicAuthorizationFailed,
+    UnknownProducerId,
+    UnknownTopicId,
     UnknownTopicOrPartition,
     UnsupportedVersion,
     error_for,
@@ -48,6 +52,17 @@ from ottla_wire.records import SendFuture, complete_batch, fail_futures
 from ottla_wire.schema import Request, Uuid
 
 logger = logging.getLogger("ottla.producer")
+
+
+_NOT_STORED: Final = (
+    NotEnoughReplicas,
+    OutOfOrderSequenceNumber,
+    UnknownProducerId,
+    UnknownTopicId,
+    UnknownTopicOrPartition,
+)
+"""Retried errors that say for certain that the batch was not stored. A timeout, a broken connection, and also
+NOT_LEADER_OR_FOLLOWER or NOT_ENOUGH_REPLICAS_AFTER_APPEND, do not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -399,13 +414,15 @@ class Sender:
             self._network.refresh_metadata([queue.topic.name])
         if batch.is_done:  # its time was over while it was on the wire
             self._give_up(batch, error, outcome)
-        elif isinstance(error, MessageTooLarge) and batch.count > 1:
+        elif isinstance(error, MessageTooLarge) and batch.count > 1 and not batch.in_doubt:
+            # One that may be stored already is never split: its parts have other sequences, and would be stored again.
             logger.info("%s: %d records in %d bytes are too large, sent in parts", queue, batch.count, batch.size_bytes)
             self._accumulator.split(batch)
             self.counters.batches_split += 1
         elif self._may_retry(batch, error, log_start_offset, now_ms):
             logger.debug("%s: attempt %d: %s: %s", queue, batch.attempts, type(error).__name__, error)
             self.counters.records_retried += batch.count
+            batch.in_doubt = batch.in_doubt or not isinstance(error, _NOT_STORED)
             self._accumulator.put_back(batch, now_ms)
         elif isinstance(error, DuplicateSequenceNumber):
             # The broker has it, but no longer knows where: stored, without an offset.
