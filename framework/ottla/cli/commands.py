@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ottla.cli import groups, topics
+from ottla.cli.options import LOCAL, AsJson, Servers, Timeout, parse_settings
 from ottla.errors import OttlaError
 
 app = typer.Typer(
@@ -18,11 +20,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Servers = Annotated[
-    str,
-    typer.Option("--bootstrap-servers", "-b", envvar="OTTLA_BOOTSTRAP_SERVERS", help="HOST:PORT[,HOST:PORT...]"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+app.add_typer(topics.app, name="topics")
+app.add_typer(groups.app, name="groups")
 
 
 def run() -> None:
@@ -60,3 +59,57 @@ def doctor(servers: Servers = "", as_json: AsJson = False) -> None:
     from ottla.cli.doctor import report
 
     report(servers or None, as_json=as_json)
+
+
+@app.command()
+def produce(
+    topic: str,
+    servers: Servers = LOCAL,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines are objects: value, key, headers, partition.")] = False,
+    key_separator: Annotated[str | None, typer.Option(help="Lines are KEY, this, VALUE.")] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", metavar="NAME=VALUE")] = None,
+    timeout: Timeout = 30,
+) -> None:
+    """Send the lines of standard input."""
+    from ottla.cli import records
+
+    lines = records.parse_lines(sys.stdin, as_json=as_json, separator=key_separator)
+    count = records.produce(servers, topic, lines, parse_settings(header or []), timeout=timeout)
+    print(f"{count} records stored in {topic}", file=sys.stderr)
+
+
+@app.command()
+def consume(
+    topic: str,
+    servers: Servers = LOCAL,
+    group: Annotated[str | None, typer.Option(help="Read as a member of this group, and commit.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="This partition only.")] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="All that is there, not only what is new.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after so many records.")] = None,
+    as_json: AsJson = False,
+    keys: Annotated[bool, typer.Option(help="Print keys, before the values.")] = False,
+    headers: Annotated[bool, typer.Option(help="Print headers, before keys and values.")] = False,
+    timeout: Timeout = 10,
+) -> None:
+    """Print the new records of a topic; with --from-beginning or --group those up to its present end."""
+    from ottla.cli import records
+
+    try:
+        records.consume(
+            servers,
+            topic,
+            group=group,
+            partition=partition,
+            from_beginning=from_beginning,
+            follow=follow,
+            limit=limit,
+            as_json=as_json,
+            keys=keys,
+            headers=headers,
+            timeout=timeout,
+        )
+    except KeyboardInterrupt:
+        pass
