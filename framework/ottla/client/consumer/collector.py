@@ -118,7 +118,7 @@ class Collector:
         while len(collected) < max_records:
             with self._lock:
                 fetch = self._buffer.head(self._subscription)
-            if fetch is None:
+            if fetch is None or (fetch.error is not None and collected):
                 break
             try:
                 records = self._take(fetch, max_records - len(collected))
