@@ -2,7 +2,8 @@
 
 Opening it wins the election: the next epoch is written to quorum-state, and a LeaderChange control record starts it in
 the log. From then on a batch is committed when `append` has fsynced it. What a crash leaves unfinished at the end is
-cut off when the log is opened again; it was never answered.
+cut off when the log is opened again; it was never answered. The fsync happens on the calling thread: metadata changes
+are rare, about a millisecond each, and nothing may be answered before it anyway.
 
 The files are Kafka's, so `dump-log --cluster-metadata-decoder` shows them. The log is kept whole and replayed from its
 start; snapshots, and with them the deletion of old records, are later work.
