@@ -126,10 +126,12 @@ class LeaderValidator:
     ) -> tuple[memoryview, BatchHeader]:
         """Check one batch, and write its offset and epoch."""
         self._check_batch(part, header, is_client=is_client)
+        newest_ms = now_ms + self._config.message_timestamp_after_max_ms
         if (
             self._touches_batches
             or header.attributes & b.TIMESTAMP_TYPE_BIT
-            or header.max_timestamp_ms > now_ms + self._config.message_timestamp_after_max_ms
+            or header.max_timestamp_ms > newest_ms
+            or header.base_timestamp_ms > newest_ms
         ):
             part = self._apply_config(part, header, now_ms, is_client=is_client)
             header = b.read_header(part)
@@ -208,7 +210,7 @@ class LeaderValidator:
         if records is None and not claims_append_time:
             # the largest timestamp in the header bounds all of them from above
             newest = now_ms + self._config.message_timestamp_after_max_ms
-            if self._is_log_append_time or header.max_timestamp_ms <= newest:
+            if self._is_log_append_time or max(header.max_timestamp_ms, header.base_timestamp_ms) <= newest:
                 return None
         if records is None:
             records = self._decode(part, header)
