@@ -6,6 +6,8 @@ record twice or out of order.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,11 +23,11 @@ REFUSED_FOR_GOOD = (87, 29, 10)
 class DeliveryWalk(RuleBasedStateMachine):
     partitions = 2
     nodes = 2
-    settings: dict[str, object] = {}
+    producer_settings: ClassVar[dict[str, object]] = {}
 
     @initialize(seed=st.integers(0, 1000))
     def begin(self, seed: int) -> None:
-        self.world = ProducerWorld(self.partitions, self.nodes, seed, **self.settings)
+        self.world = ProducerWorld(self.partitions, self.nodes, seed, **self.producer_settings)
 
     @rule(partition=st.sampled_from([0, 0, 1, None]), count=st.integers(1, 12))
     def send(self, partition: int | None, count: int) -> None:
@@ -98,11 +100,11 @@ class DeliveryWalk(RuleBasedStateMachine):
 
 
 class OneInFlightWalk(DeliveryWalk):
-    settings = {"max_in_flight_requests_per_connection": 1}
+    producer_settings: ClassVar = {"max_in_flight_requests_per_connection": 1}
 
 
 class FewRetriesWalk(DeliveryWalk):
-    settings = {"retries": 2}
+    producer_settings: ClassVar = {"retries": 2}
 
 
 @pytest.mark.slow

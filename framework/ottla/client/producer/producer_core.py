@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from time import time as wall_seconds
+from time import time_ns
 from typing import Any, Final
 
 from ottla.client.backoff import Backoff
@@ -26,7 +26,7 @@ from ottla.client.metadata import PartitionMetadata
 from ottla.client.producer.memory_gate import MemoryGate, Place, task_waiter, thread_waiter
 from ottla.client.producer.partitioner import partition_for_key
 from ottla.client.producer.producer_batch import BATCH_OVERHEAD_BYTES, record_size
-from ottla.client.producer.record_accumulator import NO_QUEUE, RecordAccumulator, TopicQueues
+from ottla.client.producer.record_accumulator import RecordAccumulator, TopicQueues
 from ottla.client.producer.sender_task import SenderTask
 from ottla.client.producer.transaction_manager import State, TransactionManager
 from ottla.errors import (
@@ -39,7 +39,7 @@ from ottla.errors import (
     UnknownTopicOrPartition,
 )
 from ottla.serialization import as_serializer, serialize_headers, serialize_key, serialize_value
-from ottla.serialization.serializers import HeadersGiven
+from ottla.serialization.serializers import Headers, HeadersGiven, Serializer
 from ottla_wire.records import SendError, SendFuture, fail_futures
 
 logger = logging.getLogger("ottla.producer")
@@ -61,9 +61,8 @@ class ProducerCore:
         self.client_id = self.config.client_id or f"ottla-producer-{next(_numbers)}"
         self._key_serializer = as_serializer(self.config.key_serializer, "key_serializer") or serialize_key
         self._value_serializer = as_serializer(self.config.value_serializer, "value_serializer") or serialize_value
-        # Bytes need no serializer where the default one is in place, which would return them as they are.
-        self._bytes_keys = self._key_serializer is serialize_key
-        self._bytes_values = self._value_serializer is serialize_value
+        # Where the default serializers are in place, bytes and text need no call.
+        self._plain = self._key_serializer is serialize_key and self._value_serializer is serialize_value
         rng = random.Random()
         self._transactions: TransactionManager | None = None
         if self.config.idempotent:
@@ -73,8 +72,7 @@ class ProducerCore:
             )
         self._lock = threading.Lock()
         self._accumulator = RecordAccumulator(self.config, rng, self._transactions, self._lock)
-        self._topics: dict[str, TopicQueues] = self._accumulator.topics
-        self._partitioner = self.config.partitioner_ignore_keys or self.config.partitioner_class is not None
+        self._open_topics: dict[str, TopicQueues] = self._accumulator.open_topics
         self._acquire, self._release = self._lock.acquire, self._lock.release
         self._gate = MemoryGate()
         self._closed = False
@@ -117,26 +115,35 @@ class ProducerCore:
             TypeError: the topic is no text, or partition or timestamp no number.
             ValueError: the topic is empty, or partition or timestamp negative.
         """
-        if (
-            headers is None
-            and (value is None or (type(value) is bytes and self._bytes_values))
-            and (key is None or (type(key) is bytes and self._bytes_keys))
-        ):
-            raw_key, raw_value, raw_headers = key, value, None
-        else:
-            try:
-                raw_key, raw_value, raw_headers = self._serialized(topic, key, value, headers)
-            except SerializationError as error:
-                return _failed(SendFuture(topic, value, key, partition, timestamp_ms, headers), error)
-        if timestamp_ms is None and partition is None and not self._closed:
-            time_ms = int(wall_seconds() * 1000)
-            queues = self._topics.get(topic)
-            if queues is not None and not queues.waiting and not self._partitioner:
-                # acquire and release cost half of what `with` does
-                self._acquire()
+        try:
+            if self._plain and headers is None:
+                raw_headers = None
+                kind = type(value)
+                if kind is bytes or value is None:
+                    raw_value = value
+                else:
+                    raw_value = value.encode() if kind is str else self._value_bytes(topic, [], value)
+                kind = type(key)
+                if key is None or kind is bytes:
+                    raw_key = key
+                else:
+                    raw_key = key.encode() if kind is str else self._key_bytes(topic, [], key)
+            else:
+                raw_headers = [] if headers is None else serialize_headers(headers)
+                raw_key = None if key is None else self._key_bytes(topic, raw_headers, key)
+                raw_value = None if value is None else self._value_bytes(topic, raw_headers, value)
+        except (SerializationError, UnicodeEncodeError) as error:
+            return _failed(
+                SendFuture(topic, value, key, partition, timestamp_ms, headers), _serialization(error, topic)
+            )
+        if partition is None and timestamp_ms is None:
+            queues = self._open_topics.get(topic)
+            if queues is not None:
+                time_ms = time_ns() // 1_000_000
+                self._acquire()  # the two calls cost half of what `with` does
                 try:
                     if raw_key is None:
-                        queue = queues.sticky_queue or NO_QUEUE
+                        queue = queues.sticky_queue
                     else:
                         queue = queues.queues[partition_for_key(raw_key, queues.count)]
                     future = queue.append(time_ms, raw_key, raw_value, raw_headers, topic, value, key, None, None)
@@ -146,27 +153,11 @@ class ProducerCore:
                     return future
         return self._send_slowly(topic, value, key, partition, timestamp_ms, raw_key, raw_value, raw_headers)
 
-    def _serialized(
-        self, topic: str, key: Any, value: Any, headers: HeadersGiven | None
-    ) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]] | None]:
-        raw_headers = [] if headers is None else serialize_headers(headers)
-        raw_key = self._bytes_of("key", self._key_serializer, topic, raw_headers, key)
-        raw_value = self._bytes_of("value", self._value_serializer, topic, raw_headers, value)
-        return raw_key, raw_value, raw_headers or None
+    def _key_bytes(self, topic: str, headers: Headers, key: Any) -> bytes | None:
+        return _bytes_of("key", self._key_serializer, topic, headers, key)
 
-    def _bytes_of(self, what: str, serializer: Any, topic: str, headers: Any, data: Any) -> bytes | None:
-        if data is None:
-            return None
-        try:
-            raw = serializer(topic, headers, data)
-        except Exception as error:  # whatever a user's serializer raises reaches the future
-            raise SerializationError(f"the {what} for {topic!r} could not be serialized: {error}") from error
-        if raw is None or type(raw) is bytes:
-            return raw
-        if isinstance(raw, bytes | bytearray | memoryview):
-            return bytes(raw)
-        kind = type(raw).__name__
-        raise SerializationError(f"the {what}_serializer for {topic!r} answered {kind} in place of bytes")
+    def _value_bytes(self, topic: str, headers: Headers, value: Any) -> bytes | None:
+        return _bytes_of("value", self._value_serializer, topic, headers, value)
 
     def _send_slowly(
         self,
@@ -182,7 +173,7 @@ class ProducerCore:
         """Whatever is not "one more record into an open batch": begins batches, waits, explains."""
         topic = _checked(topic, partition, timestamp_ms)
         self._start()
-        time_ms = int(wall_seconds() * 1000) if timestamp_ms is None else timestamp_ms
+        time_ms = time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
         asked = (value, key, timestamp_ms)
         size = record_size(raw_key, raw_value, raw_headers) + BATCH_OVERHEAD_BYTES
         refusal: Exception | None = None
@@ -427,6 +418,26 @@ class ProducerCore:
             if error is not None and (left_ms <= 0 or not isinstance(error, UnknownTopicOrPartition)):
                 raise error
             await cluster.refresh([topic], timeout_ms=max(1, left_ms))
+
+
+def _bytes_of(what: str, serializer: Serializer, topic: str, headers: Headers, data: Any) -> bytes | None:
+    try:
+        raw = serializer(topic, headers, data)
+    except Exception as error:  # whatever a user's serializer raises reaches the future
+        raise SerializationError(f"the {what} for {topic!r} could not be serialized: {error}") from error
+    if raw is None or type(raw) is bytes:
+        return raw
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return bytes(raw)
+    raise SerializationError(f"the {what}_serializer for {topic!r} answered {type(raw).__name__} in place of bytes")
+
+
+def _serialization(error: Exception, topic: str) -> SerializationError:
+    if isinstance(error, SerializationError):
+        return error
+    wrapped = SerializationError(f"text for {topic!r} cannot be encoded: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _failed(future: SendFuture, error: BaseException | None) -> SendFuture:

@@ -107,7 +107,7 @@ class TopicQueues:
         self.queues: list[PartitionQueue] = []
         self.available: list[int] = []
         self.sticky = StickyPartition()
-        self.sticky_queue: PartitionQueue | None = None
+        self.sticky_queue: PartitionQueue | _NoQueue = NO_QUEUE
         self.waiting: deque[WaitingRecord] = deque()
         self.last_used_ms = 0
 
@@ -140,6 +140,7 @@ class RecordAccumulator:
     ) -> None:
         self.lock: AbstractContextManager[Any] = lock if lock is not None else nullcontext()
         self.topics: dict[str, TopicQueues] = {}
+        self.open_topics: dict[str, TopicQueues] = {}  # those whose records only need an open batch: see `_look_open`
         self.free_bytes = config.buffer_memory
         self.incomplete: dict[ProducerBatch, None] = {}
         self.memory_waiters = 0
@@ -218,15 +219,14 @@ class RecordAccumulator:
         """
         partition = self._partition(queues, partition, key, value)
         queue = queues.queues[partition] if partition is not None else queues.sticky_queue
-        if queue is not None:
+        if isinstance(queue, PartitionQueue):
             appended = append(queue)
             if appended is not None:
                 return queue, appended
             if queue.open is not None:
                 self._end_batch(queue, was_full=True)
-        if partition is not None or (queue is not None and not queues.sticky.is_due(self._batch_bytes)):
-            assert queue is not None
-            return queue, None
+            if partition is not None or not queues.sticky.is_due(self._batch_bytes):
+                return queue, None
         queue = self._next_sticky(queues)
         appended = append(queue)
         if appended is None and queue.open is not None:
@@ -304,6 +304,7 @@ class RecordAccumulator:
         deadline_ms = now_ms + min(self._config.max_block_ms, self._config.delivery_timeout_ms)
         queues.waiting.append(WaitingRecord(future, timestamp_ms, key, value, headers, partition, size, deadline_ms))
         self.records_waiting += 1
+        self.open_topics.pop(queues.name, None)
         self._due_ms = now_ms
         return future
 
@@ -326,9 +327,22 @@ class RecordAccumulator:
             queue.leader = NO_LEADER if known is None else known.leader
             queue.leader_epoch = -1 if known is None else known.leader_epoch
         queues.available = [queue.index for queue in queues.queues[:count] if queue.leader != NO_LEADER]
-        if queues.sticky_queue is not None and queues.sticky_queue.index >= count:
-            queues.sticky_queue = None
-        return self._place_waiting(queues, now_ms) if queues.waiting else []
+        if isinstance(queues.sticky_queue, PartitionQueue) and queues.sticky_queue.index >= count:
+            queues.sticky_queue = NO_QUEUE
+        failed = self._place_waiting(queues, now_ms) if queues.waiting else []
+        self._look_open(queues)
+        return failed
+
+    def _look_open(self, queues: TopicQueues) -> None:
+        """Whether senders may append to the open batches of a topic without asking: nothing waits, nothing is special.
+
+        What they do then is one step of `append`: take the queue by key or the sticky one, and call its `append`.
+        """
+        own = self._config.partitioner_ignore_keys or self._config.partitioner_class is not None
+        if queues.count and not queues.waiting and not own and not self.is_closed:
+            self.open_topics[queues.name] = queues
+        else:
+            self.open_topics.pop(queues.name, None)
 
     def _place_waiting(self, queues: TopicQueues, now_ms: int) -> list[tuple[SendFuture, Exception]]:
         waiting, queues.waiting = queues.waiting, deque()
@@ -364,6 +378,7 @@ class RecordAccumulator:
             return []
         taken = list(queues.waiting)
         queues.waiting.clear()
+        self._look_open(queues)
         return self._forget_waiting(taken)
 
     def expired_waiting(self, now_ms: int) -> list[tuple[str, list[SendFuture]]]:
@@ -374,6 +389,7 @@ class RecordAccumulator:
             while queues.waiting and queues.waiting[0].deadline_ms <= now_ms:
                 taken.append(queues.waiting.popleft())
             if taken:
+                self._look_open(queues)
                 expired.append((queues.name, self._forget_waiting(taken)))
         return expired
 
@@ -399,6 +415,7 @@ class RecordAccumulator:
         ]
         for name in idle:
             del self.topics[name]
+            self.open_topics.pop(name, None)
         return idle
 
     def _is_empty(self, queues: TopicQueues) -> bool:
@@ -573,6 +590,7 @@ class RecordAccumulator:
     def close(self) -> None:
         """Take no more records: open batches end, everything is ready."""
         self.is_closed = True
+        self.open_topics.clear()
         for queue in self._active:
             if queue.open is not None:
                 self._end_batch(queue, was_full=False)
