@@ -100,9 +100,7 @@ class Rebalance:
                 member.join = None
             member.is_new = False
             self.renew_session(group, member, now_ms)
-        self._schedule(
-            group, "sync", now_ms + group.rebalance_timeout_ms, partial(self._sync_time_is_over, group.generation)
-        )
+        self._schedule(group, "sync", now_ms + group.rebalance_timeout_ms, self._sync_time_is_over)
         logger.info("group %s: generation %s with %s members", group.group_id, group.generation, len(group.members))
         return False
 
@@ -228,9 +226,9 @@ class Rebalance:
     def _join_time_is_over(self, group: ClassicGroup, now_ms: int) -> bool:
         return self._complete(group, now_ms)
 
-    def _sync_time_is_over(self, generation: int, group: ClassicGroup, now_ms: int) -> bool:
-        if group.generation != generation or not group.pending_syncs:
-            return False
+    def _sync_time_is_over(self, group: ClassicGroup, now_ms: int) -> bool:
+        if not group.pending_syncs:
+            return False  # the one that was missing is a static member whose place was taken over meanwhile
         for member_id in list(group.pending_syncs):
             self.drop(group, group.members[member_id], UnknownMemberId())
         return self.prepare(group, now_ms)

@@ -48,14 +48,13 @@ def test_the_offsets_of_a_simple_group_age_from_their_commit_and_the_last_one_ta
 
 
 def test_the_offsets_of_a_group_that_lost_its_members_age_from_then() -> None:
-    groups = Groups(**RETENTION)
-    (a,) = groups.form(session_ms=1_000_000)
+    groups = Groups(**RETENTION, group_max_session_timeout_ms=10 * HOUR_MS)
+    (a,) = groups.form(session_ms=2 * HOUR_MS)
     groups.commit(1, a, 1)
-    groups.advance(900_000)
-    groups.commit(2, a, 1)
+    keep_alive(groups, a, 8)
     groups.leave(a)
     groups.advance(9 * HOUR_MS)
-    assert groups.committed() == 2
+    assert groups.committed() == 1
     groups.advance(HOUR_MS + 600_000)
     assert groups.state() == "none"
 

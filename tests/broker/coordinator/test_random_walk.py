@@ -285,4 +285,4 @@ def check(group: ClassicGroup) -> None:
 
 
 TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=60, stateful_step_count=40)
+TestWalk.settings = settings(max_examples=25, stateful_step_count=50)

@@ -182,6 +182,19 @@ def test_a_rebalance_in_which_only_static_members_are_left_ends_empty_with_their
     assert (groups.state(), groups.group().generation) == ("Empty", 2)
 
 
+def test_a_successor_is_not_taken_for_one_that_never_synced() -> None:
+    groups = world()
+    one, two = groups.join(instance="one", session_ms=90_000), groups.join(instance="two", session_ms=90_000)
+    groups.advance(2_000)
+    leader = one.result().member_id
+    groups.sync(leader, 1, {two.result().member_id: b"x"}, instance="one")
+    assert groups.state() == "Stable"
+    back = groups.join(instance="two", session_ms=90_000).result()
+    groups.advance(60_000)
+    assert groups.state() == "Stable", "the time for syncing is over, but the one that is missing has gone"
+    assert groups.sync(back.member_id, 1, instance="two").result().assignment == b"x"
+
+
 def test_an_administrator_removes_a_static_member_by_its_name() -> None:
     groups = world()
     stable(groups, "one")

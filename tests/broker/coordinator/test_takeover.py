@@ -33,6 +33,16 @@ def test_every_member_has_a_fresh_session_after_a_takeover() -> None:
     assert groups.state() == "Empty"
 
 
+def test_members_that_do_not_find_the_new_coordinator_are_given_up() -> None:
+    groups = Groups()
+    groups.form(2, session_ms=10_000)
+    groups.restart()
+    groups.advance(9_999)
+    assert groups.state() == "Stable"
+    groups.advance(1)
+    assert groups.state() == "Empty"
+
+
 def test_a_rebalance_in_progress_is_lost_and_the_former_generation_is_back() -> None:
     groups = Groups()
     a, _ = groups.form(2)
