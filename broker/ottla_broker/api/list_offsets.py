@@ -112,7 +112,7 @@ def _look_up(
         found = log.offset_of_max_timestamp(limit)
     else:
         found = log.offset_for_timestamp(timestamp, limit)
-    if found is not None and found.offset < limit:
+    if found is not None:
         return _Found(found.offset, found.timestamp_ms, found.leader_epoch if found.leader_epoch >= 0 else None)
     if not_available is not None:
         raise not_available

@@ -192,6 +192,13 @@ class TestSizes:
         fill(api, make_batch, b"x" * 500, b"x" * 500, b"x" * 500)
         assert len(api.values(api.fetch_one(0).records)) == 1
 
+    def test_a_full_response_still_tells_errors(self, bench: Any, api: Any, make_batch: Any) -> None:
+        fill(api, make_batch, b"x" * 500)
+        fill(api, make_batch, b"x" * 500, index=1)
+        bench.partition("t", 1).delete_records(1)
+        response = api.fetch({0: 0, 1: 0}, max_bytes=100)
+        assert [p.error_code for p in response.responses[0].partitions] == [0, OUT_OF_RANGE]
+
     def test_batches_are_never_cut(self, api: Any, make_batch: Any) -> None:
         fill(api, make_batch, *(b"x" * 300 for _ in range(20)))
         for limit in range(0, 3000, 97):
@@ -262,6 +269,18 @@ class TestWaiting:
         assert not pending.done()
         fill(api, make_batch, b"x" * 600, index=1)
         assert pending.done()
+
+    def test_it_waits_on_if_less_became_visible_than_was_appended(self, bench: Any, api: Any, make_batch: Any) -> None:
+        partition = bench.partition("t")
+        pending = api.fetch(0, max_wait_ms=500, min_bytes=1000)
+        partition.advance_high_watermark = lambda: False
+        fill(api, make_batch, b"x" * 600, b"x" * 600)
+        for visible in (1, 2):
+            assert not pending.done()
+            partition.log.high_watermark_moved(visible)
+            partition._on_moved(partition)
+            bench.broker.settle(bench.clock.ms)
+        assert api.values(pending.result().responses[0].partitions[0].records) == [b"x" * 600] * 2
 
     def test_min_bytes_above_max_bytes_is_max_bytes(self, api: Any, make_batch: Any) -> None:
         pending = api.fetch(0, max_wait_ms=500, min_bytes=10_000, max_bytes=500)

@@ -123,7 +123,7 @@ def test_a_divergence_is_told_each_time(bench: Bench) -> None:
 def test_an_error_is_told_each_time_and_so_is_the_recovery(bench: Bench) -> None:
     session_id = bench.open(target())
     for epoch in (1, 2):
-        assert bench.fetch(session_id, epoch, lambda t: FetchResult(0, -1, -1, 6)) == (0, [("t", 0)])
+        assert bench.fetch(session_id, epoch, lambda t: FetchResult(0, 0, 0, 6)) == (0, [("t", 0)])
     # The high watermark is what it was before the error: it is told all the same.
     assert bench.fetch(session_id, 3) == (0, [("t", 0)])
     assert bench.fetch(session_id, 4) == (0, [])
