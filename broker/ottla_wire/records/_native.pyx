@@ -8,12 +8,14 @@ from outside are compared with what is left before anything is read.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from ottla_wire.errors import CorruptMessage, InvalidRecord
 from ottla_wire.records import waiting
@@ -126,6 +128,7 @@ cdef enum:
     LEAST_LENGTH = 49
     LEAST_LEGACY_LENGTH = 14
     OWN_TIMESTAMPS = -2         # in place of an append time: each record has its own timestamp
+    MOST_NAMES = 64             # of headers whose names a reader remembers
     RELEASE_GIL_FROM = 65536    # bytes from which a checksum takes longer than giving the GIL away
 
 
@@ -411,23 +414,6 @@ cdef inline object bytes_of(Slice* slice):
     return PyBytes_FromStringAndSize(<const char*>slice.data, <Py_ssize_t>slice.size)
 
 
-cdef tuple read_headers(Cursor* cursor, int64_t count):
-    cdef list headers = []
-    cdef Slice name, value
-    cdef int64_t i
-    if count < 0 or count > cursor.end - cursor.at:
-        raise InvalidRecord(f"a record claims to have {count} headers")
-    for i in range(count):
-        read_slice(cursor, &name)
-        if name.size < 0:
-            raise InvalidRecord("a record has a header without a name")
-        read_slice(cursor, &value)
-        headers.append((
-            PyUnicode_DecodeUTF8(<char*>name.data, <Py_ssize_t>name.size, "replace"), bytes_of(&value)
-        ))
-    return tuple(headers)
-
-
 cdef class RecordReader:
     """Steps through the records of a payload; after `step` its fields are those of the record."""
 
@@ -436,6 +422,7 @@ cdef class RecordReader:
     cdef Cursor rest
     cdef int64_t base_offset, base_timestamp_ms, append_time_ms, offset, timestamp_ms
     cdef Slice key, value
+    cdef list names             # of the headers of the records so far, by place: records of a topic repeat them
 
     def __cinit__(
         self, payload, Py_ssize_t start, Py_ssize_t end, int32_t count, int64_t base_offset,
@@ -443,6 +430,7 @@ cdef class RecordReader:
     ):
         PyObject_GetBuffer(payload, &self.view, PyBUF_SIMPLE)
         self.has_view = True
+        self.names = []
         if start < 0 or end < start or end > self.view.len:
             raise ValueError(f"records from {start} to {end} in a buffer of {self.view.len} bytes")
         if count < 0:
@@ -474,7 +462,7 @@ cdef class RecordReader:
         read_slice(&record, &self.value)
         read_varint(&record, 32, &header_count)
         if header_count != 0:
-            headers = read_headers(&record, header_count)
+            headers = self.read_headers(&record, header_count)
         if record.at != record.end:
             raise InvalidRecord(f"a record of {size} bytes ends {record.end - record.at} bytes early")
         # Unsigned: a sum that leaves the range wraps, as it does in the twin, and is not undefined.
@@ -484,6 +472,41 @@ cdef class RecordReader:
         else:
             self.timestamp_ms = self.append_time_ms
         return headers
+
+    cdef tuple read_headers(self, Cursor* cursor, int64_t count):
+        cdef tuple headers
+        cdef Slice name, value
+        cdef int64_t i
+        if count < 0 or count > cursor.end - cursor.at:
+            raise InvalidRecord(f"a record claims to have {count} headers")
+        headers = PyTuple_New(<Py_ssize_t>count)
+        for i in range(count):
+            read_slice(cursor, &name)
+            if name.size < 0:
+                raise InvalidRecord("a record has a header without a name")
+            read_slice(cursor, &value)
+            header = (self.name_of(&name, i), bytes_of(&value))
+            # Tuples of strings and bytes: what the collector would find out at its first visit.
+            PyObject_GC_UnTrack(<void*>header)
+            Py_INCREF(header)
+            PyTuple_SET_ITEM(headers, <Py_ssize_t>i, header)
+        PyObject_GC_UnTrack(<void*>headers)
+        return headers
+
+    cdef name_of(self, Slice* slice, int64_t place):
+        cdef Py_ssize_t size
+        cdef const char* known
+        if place < PyList_GET_SIZE(self.names):
+            name = self.names[place]
+            known = PyUnicode_AsUTF8AndSize(name, &size)
+            if size == slice.size and memcmp(known, slice.data, <size_t>size) == 0:
+                return name
+        name = PyUnicode_DecodeUTF8(<char*>slice.data, <Py_ssize_t>slice.size, "replace")
+        if place < PyList_GET_SIZE(self.names):
+            self.names[place] = name
+        elif place < MOST_NAMES:
+            self.names.append(name)
+        return name
 
     cdef int finish(self, int32_t count) except -1:
         if self.rest.at != self.rest.end:
@@ -631,6 +654,10 @@ cdef Py_ssize_t batch_size(const uint8_t* buffer, Py_ssize_t size, Py_ssize_t po
     return <Py_ssize_t>length + BEFORE_LENGTH
 
 
+# Not for the garbage collector: it would clear a memoryview in a cycle although the buffer taken of it here is not
+# released yet, and CPython's memoryview does not survive that (its own release then follows a null pointer). Unseen,
+# this reference keeps the memoryview alive until the buffer is released, and it is never part of a cycle itself.
+@cython.no_gc
 cdef class scan:
     """The batches in a buffer; one that is incomplete ends it, or is a CorruptMessage if `strict`."""
 
