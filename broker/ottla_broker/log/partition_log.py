@@ -365,6 +365,8 @@ class PartitionLog:
 
     def roll(self, now_ms: int) -> None:
         """Start a new segment at the end of the log, unless the active one is empty."""
+        if self.offline is not None:
+            raise self.offline
         try:
             if self._active.size:
                 self._roll_to(self.log_end_offset, now_ms)
@@ -534,6 +536,8 @@ class PartitionLog:
 
     def truncate_to(self, offset: int, *, now_ms: int) -> bool:
         """Cut off everything from `offset` on (follower reconciliation); True if anything was cut."""
+        if self.offline is not None:
+            raise self.offline
         if offset >= self.log_end_offset:
             self.leader_epochs.truncate_from_end(self.log_end_offset)
             return False
@@ -557,6 +561,8 @@ class PartitionLog:
 
     def truncate_fully_and_start_at(self, offset: int, *, now_ms: int) -> None:
         """Empty the log; the next record gets `offset`."""
+        if self.offline is not None:
+            raise self.offline
         self._lower_recovery_point(offset)
         try:
             self._drop_segments(self._segments, now_ms)
