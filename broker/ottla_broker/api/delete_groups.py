@@ -23,6 +23,13 @@ def handle(broker: Broker, context: RequestContext, request: DeleteGroupsRequest
     return gather(results).then(lambda deleted: DeleteGroupsResponse(results=deleted))
 
 
+def error_response(request: DeleteGroupsRequest, code: int, message: str | None) -> DeleteGroupsResponse:
+    """The answer to a request that failed as a whole: every group carries the error."""
+    return DeleteGroupsResponse(
+        results=[DeletableGroupResult(group_id=group_id, error_code=code) for group_id in request.groups_names]
+    )
+
+
 def _delete(broker: Broker, context: RequestContext, group_id: str) -> Pending[DeletableGroupResult]:
     deleted = broker.groups.delete_group(context, group_id).then(lambda _: DeletableGroupResult(group_id=group_id))
     return recover(deleted, lambda error: DeletableGroupResult(group_id=group_id, error_code=error_code_of(error)))

@@ -29,6 +29,12 @@ def handle(broker: Broker, context: RequestContext, request: DescribeGroupsReque
     return DescribeGroupsResponse(groups=[_describe(broker, context, request, name) for name in request.groups])
 
 
+def error_response(request: DescribeGroupsRequest, code: int, message: str | None) -> DescribeGroupsResponse:
+    """The answer to a request that failed as a whole: every group carries the error."""
+    groups = [DescribedGroup(group_id=group_id, error_code=code, members=[]) for group_id in request.groups]
+    return DescribeGroupsResponse(groups=groups)
+
+
 def _describe(broker: Broker, context: RequestContext, request: DescribeGroupsRequest, group_id: str) -> DescribedGroup:
     try:
         group = broker.groups.describe_group(group_id)

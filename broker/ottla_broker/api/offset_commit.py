@@ -62,6 +62,11 @@ def handle(broker: Broker, context: RequestContext, request: OffsetCommitRequest
     return recover(broker.groups.commit_offsets(context, request), refused).then(merge)
 
 
+def error_response(request: OffsetCommitRequest, code: int, message: str | None) -> OffsetCommitResponse:
+    """The answer to a request that failed as a whole: every partition carries the error."""
+    return OffsetCommitResponse(topics=[_answer(topic, topic.partitions, code) for topic in request.topics])
+
+
 def _find(broker: Broker, context: RequestContext, topic: OffsetCommitRequestTopic) -> TopicImage | None:
     image = broker.controller.image
     if context.api_version >= _TOPIC_IDS_SINCE:

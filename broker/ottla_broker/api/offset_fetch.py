@@ -47,6 +47,12 @@ def handle(broker: Broker, context: RequestContext, request: OffsetFetchRequest)
     return only.then(lambda group: _as_single(group, request, context.api_version))
 
 
+def error_response(request: OffsetFetchRequest, code: int, message: str | None) -> OffsetFetchResponse:
+    """The answer to a request that failed as a whole: every group carries the error."""
+    groups = [OffsetFetchResponseGroup(group_id=group.group_id, topics=[], error_code=code) for group in request.groups]
+    return OffsetFetchResponse(groups=groups, topics=_failed_topics(request, code), error_code=code)
+
+
 def _fetch(
     broker: Broker, context: RequestContext, group: OffsetFetchRequestGroup, require_stable: bool
 ) -> Pending[OffsetFetchResponseGroup]:

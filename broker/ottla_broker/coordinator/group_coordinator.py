@@ -7,7 +7,6 @@ and listing raise it); the handlers in `ottla_broker.api` know which version of 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +18,8 @@ from ottla_broker.pending import Pending
 from ottla_wire.errors import InvalidGroupId, InvalidSessionTimeout, KafkaError
 
 if TYPE_CHECKING:
+    import random
+
     from ottla_broker.context import RequestContext
     from ottla_wire.messages.describe_groups import DescribedGroup
     from ottla_wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse

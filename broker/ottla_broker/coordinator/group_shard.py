@@ -7,9 +7,8 @@ disappears in `replay` and nowhere else.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState, Member
 from ottla_broker.coordinator.decision import CoordinatorRecord, Decision, Outbox, Verb
@@ -29,6 +28,9 @@ from ottla_broker.coordinator.timers import Timers
 from ottla_wire.errors import GroupIdNotFound, KafkaError, NonEmptyGroup
 from ottla_wire.messages.describe_groups import DescribedGroup, DescribedGroupMember
 from ottla_wire.messages.list_groups import ListedGroup
+
+if TYPE_CHECKING:
+    import random
 
 logger = logging.getLogger(__name__)
 

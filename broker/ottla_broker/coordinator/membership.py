@@ -24,7 +24,6 @@ requests, sessions and metadata at once, for none of that is durable before the 
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -51,6 +50,8 @@ from ottla_wire.messages.leave_group import LeaveGroupRequest, LeaveGroupRespons
 from ottla_wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
 if TYPE_CHECKING:
+    import random
+
     from ottla_broker.context import RequestContext
 
 _MEMBER_ID_REQUIRED_SINCE = 4

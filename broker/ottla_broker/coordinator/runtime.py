@@ -59,7 +59,6 @@ from ottla_wire.errors import (
     NotEnoughReplicas,
     NotEnoughReplicasAfterAppend,
     NotLeaderOrFollower,
-    OttlaError,
     RecordListTooLarge,
     RequestTimedOut,
     UnknownServerError,
@@ -358,8 +357,9 @@ class CoordinatorRuntime(Generic[S]):
                 if replayed >= LOAD_STEP_RECORDS:
                     self._due_now[held.index] = now_ms
                     return
-        except OttlaError:
-            # Whoever asks for this partition's groups is sent away; the broker's other partitions go on.
+        except Exception:
+            # One partition that cannot be read must not take the broker along. Whoever asks for its groups is sent
+            # away; the other partitions go on.
             logger.exception("partition %s cannot be loaded at offset %s", held.index, held.end_offset)
             self._drop(held)
             return
