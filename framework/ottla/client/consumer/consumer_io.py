@@ -47,6 +47,7 @@ class ConsumerIo:
         self._cluster = cluster
         self._backoff = Backoff(config.retry_backoff_ms, config.retry_backoff_max_ms, rng)
         self._interest = TopicInterest(allow_auto_create=config.allow_auto_create_topics)
+        self._asked = TopicInterest(allow_auto_create=config.allow_auto_create_topics)
         self._lane = Lane(client_id)
         self.lookup = OffsetLookup(
             cluster,
@@ -67,6 +68,7 @@ class ConsumerIo:
         self._metadata_version = -1
         self._closed = False
         cluster.add_interest(self._interest)
+        cluster.add_interest(self._asked)
         cluster.add_listener(self._cluster_changed)
 
     # --- events
@@ -200,7 +202,7 @@ class ConsumerIo:
         while left:
             topics = {partition.topic for partition in left}
             if any(self._cluster.leader(*partition) is None for partition in left):
-                await self._cluster.refresh(topics, timeout_ms=max(1, deadline_ms - self._cluster.now_ms()))
+                await self._see(topics, deadline_ms)
                 self._refuse_unknown(left)
             last: KafkaError | None = None
             for partition, outcome in (await self.lookup.offsets(left)).items():
@@ -216,9 +218,18 @@ class ConsumerIo:
                 pause_ms = self._backoff.pause_ms(failures)
                 if self._cluster.now_ms() + pause_ms >= deadline_ms:
                     raise last
-                self._cluster.request_refresh(topics)
                 await asyncio.sleep(pause_ms / 1000)
+                await self._see(topics, deadline_ms)
         return {partition: found[partition] for partition in timestamps}
+
+    async def _see(self, topics: set[str], deadline_ms: int) -> None:
+        """Metadata of topics that need not be subscribed to; asking creates them only if this consumer may."""
+        new = topics - self._asked.topics
+        self._asked.topics |= new
+        try:
+            await self._cluster.refresh(timeout_ms=max(1, deadline_ms - self._cluster.now_ms()))
+        finally:
+            self._asked.topics -= new
 
     def _refuse_unknown(self, partitions: Iterable[TopicPartition]) -> None:
         """A partition number that its topic does not have will not appear by waiting for it."""
@@ -229,10 +240,10 @@ class ConsumerIo:
                     f"{partition} does not exist: the topic has {topic.partition_count} partitions"
                 )
 
-    async def partitions_for(self, topic: str, timeout_ms: int) -> list[PartitionMetadata]:
+    async def partitions_for(self, topic: str, deadline_ms: int) -> list[PartitionMetadata]:
         """A topic's partitions; an empty list if there is no such topic."""
         if self._cluster.metadata.topic(topic) is None:
-            await self._cluster.refresh([topic], timeout_ms=timeout_ms)
+            await self._see({topic}, deadline_ms)
         known = self._cluster.metadata.topic(topic)
         if known is None:
             error = self._cluster.metadata.topic_error(topic)
@@ -258,6 +269,7 @@ class ConsumerIo:
         self._closed = True
         self._cluster.remove_listener(self._cluster_changed)
         self._cluster.remove_interest(self._interest)
+        self._cluster.remove_interest(self._asked)
         self._positions.close()
         if self.group is not None:
             self.group.close()

@@ -264,8 +264,7 @@ class ConsumerCore:
         """What is known of a topic's partitions."""
         with self._using("partitions_for"):
             deadline_ms = self._deadline_ms(timeout)
-            timeout_ms = max(1, deadline_ms - self.now_ms())
-            return await self._on_io(lambda io: io.partitions_for(topic, timeout_ms), deadline_ms)
+            return await self._on_io(lambda io: io.partitions_for(topic, deadline_ms), deadline_ms)
 
     # --- commits
 

@@ -90,7 +90,7 @@ class Fetcher:
                     wanted.setdefault(leader.leader, {})[state.partition] = self._target(state, leader)
                     versions[state.partition] = state.version
         if leaderless:
-            self._cluster.request_refresh(leaderless)
+            self._cluster.request_refresh()  # the topics are in the consumer's interest, with its leave to create them
             self._note_missing(leaderless)
         for node_id, targets in wanted.items():
             task = asyncio.get_running_loop().create_task(
@@ -131,7 +131,6 @@ class Fetcher:
     # --- what to ask
 
     def _may_fetch(self, state: PartitionState, leader: PartitionMetadata, now_ms: int) -> bool:
-        self._shared.subscription.leader_seen(state, leader.leader_epoch)
         if not state.is_fetchable or state.retry_at_ms > now_ms or leader.leader in self._tasks:
             return False
         if self._node_retry_at_ms.get(leader.leader, 0) > now_ms:
@@ -238,7 +237,7 @@ class Fetcher:
                     self._failures.pop(partition, None)
                     got |= self._received(partition, versions[partition], target, data)
         if stale:
-            self._cluster.request_refresh(stale)
+            self._cluster.request_refresh()
         if got:
             self._shared.notify()
         return got
@@ -313,7 +312,7 @@ class Fetcher:
                 self._shared.topic_errors.update({partition.topic: error for partition in targets})
             self._shared.notify()
         self._pause_node(node_id, self._backoff.pause_ms(failures))
-        self._cluster.request_refresh({partition.topic for partition in targets})
+        self._cluster.request_refresh()
 
     def _note_missing(self, topics: set[str]) -> None:
         """A topic that may not be read is told to the application; one that does not exist yet is waited for."""

@@ -263,7 +263,7 @@ class GroupDriver:
         topics = self._watch(subscriptions)
         unknown = {topic for topic in topics if self._cluster.metadata.topic(topic) is None}
         if unknown:
-            await self._cluster.refresh(unknown)
+            await self._cluster.refresh()
         # what is compared with later must be what the assignment was made of
         self._partition_counts = partition_counts(self._cluster.metadata, topics)
         missing = topics - self._partition_counts.keys()

@@ -48,10 +48,18 @@ class PositionKeeper:
         self._timer: asyncio.TimerHandle | None = None
 
     def step(self) -> None:
-        """Start what can be started."""
+        """Start what can be started. Every fetch is preceded by a step: it is here that a new leader asks for validation."""
+        self._see_leaders()
         self._start(FetchState.INITIALIZING, self._initialize)
         self._start(FetchState.AWAIT_RESET, self._reset)
         self._start(FetchState.AWAIT_VALIDATION, self._validate)
+
+    def _see_leaders(self) -> None:
+        with self._shared.lock:
+            for state in self._shared.subscription:
+                leader = self._cluster.metadata.partition(*state.partition)
+                if leader is not None and leader.leader >= 0:
+                    self._shared.subscription.leader_seen(state, leader.leader_epoch)
 
     def close(self) -> None:
         """Stop."""
@@ -195,12 +203,12 @@ class PositionKeeper:
         if not errors:
             return
         now_ms = self._cluster.now_ms()
-        stale: set[str] = set()
+        stale = False
         longest_ms = 0
         with self._shared.lock:
             for partition, error in errors.items():
                 if isinstance(error, KafkaError) and error.refresh_metadata:
-                    stale.add(partition.topic)
+                    stale = True
                 state = self._shared.subscription.current(partition, versions[partition])
                 if state is None:
                     continue
@@ -213,7 +221,7 @@ class PositionKeeper:
                 longest_ms = max(longest_ms, pause_ms)
                 logger.debug("%s has no position yet: %s", partition, error)
         if stale:
-            self._cluster.request_refresh(stale)
+            self._cluster.request_refresh()
         if longest_ms:
             self._step_later(longest_ms)
 
