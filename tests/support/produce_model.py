@@ -137,6 +137,7 @@ class ProducerWorld:
         self.in_flight: dict[int, deque[Exchange]] = {node: deque() for node in range(nodes)}
         self.unreachable: set[int] = set()
         self.faults: deque[Fault | None] = deque()
+        self.size_limit = 1 << 20
         self.metadata_wanted = True
         self.producer_id_wanted = 0
         self.next_producer_id = 7000
@@ -273,6 +274,8 @@ class ProducerWorld:
         (batch,) = iter_batches(bytearray(partition.records), strict=True)
         batch.verify()
         fault = self.faults.popleft() if self.faults else None
+        if batch.size_bytes > self.size_limit:
+            return PartitionProduceResponse(index=partition.index, error_code=10, base_offset=-1)
         if fault is not None and not (fault.error_code == 10 and batch.count == 1):
             if fault.stores:
                 model.append(batch)
