@@ -166,7 +166,7 @@ class _Fetch:
             error_code=code,
             high_watermark=-1,
             records=b"",
-            aborted_transactions=None,
+            aborted_transactions=[] if target in self._unreadable else None,
         )
         if self._version >= _FIRST_VERSION_WITH_LEADER and code in _LEADER_ERRORS and target.topic is not None:
             leader = current_leader(self._broker, target.topic, target.index)

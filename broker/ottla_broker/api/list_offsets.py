@@ -3,7 +3,7 @@
 1 baseline. 2 isolation level. 4 leader epoch. 5 OFFSET_NOT_AVAILABLE. 6 flexible. 7 max timestamp (KIP-734). 8 earliest
 local (KIP-405). 9 latest tiered (KIP-1005). 10 time-out (KIP-1075). 11 earliest pending upload (KIP-1023).
 
-There is no tiered storage: local and pending-upload are the log start, tiered is -1.
+There is no tiered storage: earliest local is the log start, tiered and pending upload are -1.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def _look_up(
         if not_available is not None:
             raise not_available
         return _Found(limit, leader_epoch=partition.leader_epoch)
-    if timestamp in (EARLIEST, EARLIEST_LOCAL, EARLIEST_PENDING_UPLOAD):
+    if timestamp in (EARLIEST, EARLIEST_LOCAL):
         earliest = log.leader_epochs.earliest
         known = earliest is not None and earliest.start_offset <= log.log_start_offset
         return _Found(log.log_start_offset, leader_epoch=earliest.epoch if earliest is not None and known else None)
-    if timestamp == LATEST_TIERED:
+    if timestamp in (LATEST_TIERED, EARLIEST_PENDING_UPLOAD):
         return _Found(-1, leader_epoch=-1)
     if timestamp == MAX_TIMESTAMP:
         found = log.offset_of_max_timestamp(limit)

@@ -48,21 +48,17 @@ _SMALLEST_LENGTH = 14
 _UP_TO_MAGIC = 17
 _TRANSACTIONAL_BIT = 0x10
 
-# With these the answer's log start offset is -1, as Kafka's is: the append did not get as far as the log's state.
+# With these Kafka's answer has a log start offset of -1 even where the log itself refused.
 _BEFORE_THE_LOG = frozenset(
     error.code
     for error in (
         errors.UnknownTopicOrPartition,
-        errors.UnknownTopicId,
         errors.NotLeaderOrFollower,
         errors.MessageTooLarge,
         errors.RecordListTooLarge,
         errors.CorruptMessage,
         errors.KafkaStorageError,
-        errors.InvalidTopic,
-        errors.InvalidRequiredAcks,
         errors.NotEnoughReplicas,
-        errors.UnsupportedCompressionType,
     )
 )
 
@@ -145,6 +141,8 @@ def _append(
     if batch[22] & _TRANSACTIONAL_BIT and broker.transactions is None:
         # Nobody could ever end the transaction that this would open.
         raise errors.InvalidTxnState(f"{topic}-{index}: this broker has no transaction coordinator to verify it with")
+    # What a refusal by the log tells; `_set_error` takes it back if the log was not reached.
+    result.log_start_offset = partition.log.log_start_offset
     info = partition.append(batch, acks=acks, wall_ms=broker.clock.wall_ms(), origin=AppendOrigin.CLIENT)
     result.base_offset = info.first_offset
     result.log_append_time_ms = info.log_append_time_ms
@@ -210,9 +208,8 @@ def _set_error(
         BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
         for index, message in getattr(error, "record_errors", ())
     ]
-    partition = broker.replicas.find(topic, result.index)
-    if partition is not None and code not in _BEFORE_THE_LOG:
-        result.log_start_offset = partition.log.log_start_offset
+    if code in _BEFORE_THE_LOG:
+        result.log_start_offset = -1
     if code == errors.NotLeaderOrFollower.code and context.api_version >= _FIRST_VERSION_WITH_LEADER:
         leader = current_leader(broker, topic, result.index)
         result.current_leader = LeaderIdAndEpoch(leader_id=leader.node_id, leader_epoch=leader.epoch)

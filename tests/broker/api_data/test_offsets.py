@@ -51,8 +51,9 @@ class TestListOffsets:
         assert (found.error_code, found.offset, found.timestamp) == (0, -1, -1)
 
     def test_nothing_is_tiered(self, filled: Any) -> None:
-        assert (filled.list_offset(-5).offset, filled.list_offset(-5).leader_epoch) == (-1, -1)
-        assert filled.list_offset(-6).offset == 0
+        for timestamp in (-5, -6):
+            found = filled.list_offset(timestamp)
+            assert (found.error_code, found.offset, found.leader_epoch) == (0, -1, -1)
 
     @pytest.mark.parametrize(("timestamp", "since"), [(-1, 1), (-2, 1), (-3, 7), (-4, 8), (-5, 9), (-6, 11)])
     def test_special_timestamps_are_known_from_their_version_on(self, api: Any, timestamp: int, since: int) -> None:

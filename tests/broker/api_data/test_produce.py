@@ -66,10 +66,16 @@ class TestAnswer:
 class TestChecks:
     @pytest.mark.parametrize("data", [None, b"", b"\0" * 11])
     def test_a_partition_without_a_batch(self, api: Any, data: bytes | None) -> None:
-        assert api.produce(data).error_code == INVALID_RECORD
+        result = api.produce(data)
+        assert (result.error_code, result.base_offset, result.log_start_offset) == (INVALID_RECORD, -1, -1)
 
     def test_two_batches_for_one_partition(self, api: Any, make_batch: Any) -> None:
-        assert api.produce(make_batch(b"a") + make_batch(b"b")).error_code == INVALID_RECORD
+        result = api.produce(make_batch(b"a") + make_batch(b"b"))
+        assert (result.error_code, result.log_start_offset) == (INVALID_RECORD, -1)
+
+    def test_a_batch_with_an_offset_of_its_own_is_refused_by_the_log(self, api: Any, make_batch: Any) -> None:
+        result = api.produce(make_batch(b"a", base_offset=5))
+        assert (result.error_code, result.base_offset, result.log_start_offset) == (INVALID_RECORD, -1, 0)
 
     def test_what_is_cut_off_behind_the_batch_is_dropped(self, api: Any, make_batch: Any) -> None:
         assert api.produce(make_batch(b"a") + make_batch(b"b")[:40]).error_code == 0
