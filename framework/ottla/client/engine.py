@@ -162,13 +162,12 @@ class Engine:
         """
         try:
             self._refuse_where_waiting_would_block(name)
-            loop = self.loop
         except BaseException:
             coroutine.close()
             raise
         if timeout_seconds is None:
             timeout_seconds = self.config.default_api_timeout_ms / 1000 + 1.0
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        future = self.submit(coroutine)
         try:
             return future.result(timeout_seconds)
         except concurrent.futures.TimeoutError:
@@ -184,14 +183,23 @@ class Engine:
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the I/O loop and await it from any loop: the async face."""
-        try:
-            loop = self.loop
-        except BaseException:
-            coroutine.close()
-            raise
-        if asyncio.get_running_loop() is loop:
+        if asyncio.get_running_loop() is self._loop:
             return await coroutine
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start a coroutine on the I/O loop from any thread; the future tells what came of it.
+
+        Raises:
+            ClientClosed: there is no loop any more; the coroutine is closed.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError as error:
+            coroutine.close()
+            if isinstance(error, ClientClosed):
+                raise
+            raise ClientClosed("the client is closed") from error  # the loop ended between the two steps
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the I/O loop soon. Many posts before the loop gets to them wake it once."""

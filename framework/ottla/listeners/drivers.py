@@ -165,11 +165,14 @@ class ThreadDriver(Driver):
         return None
 
     def _commit(self, offsets: Offsets, consumer: KafkaConsumer) -> BaseException | None:
-        try:
-            consumer.commit(offsets)
-        except (KafkaError, TimeoutError) as error:
-            return commit_outcome(error)
-        return None
+        while True:
+            try:
+                consumer.commit(offsets)
+            except WakeupError:
+                continue  # meant for a poll; a commit is done all the same, and each wake-up ends one call only
+            except (KafkaError, TimeoutError) as error:
+                return commit_outcome(error)
+            return None
 
     # -- called by the client inside poll ------------------------------------------------------------------------------
 
@@ -259,11 +262,14 @@ class TaskDriver(Driver):
         return None
 
     async def _commit(self, offsets: Offsets, consumer: AsyncKafkaConsumer) -> BaseException | None:
-        try:
-            await consumer.commit(offsets)
-        except (KafkaError, TimeoutError) as error:
-            return commit_outcome(error)
-        return None
+        while True:
+            try:
+                await consumer.commit(offsets)
+            except WakeupError:
+                continue  # see above
+            except (KafkaError, TimeoutError) as error:
+                return commit_outcome(error)
+            return None
 
     async def on_partitions_assigned(self, consumer: AsyncKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         """Partitions have come: those that are to stay paused are paused before the first record."""

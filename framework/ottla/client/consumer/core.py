@@ -8,7 +8,6 @@ subscription and assignment. Everything it waits for ends in `Face.notify`; it t
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import itertools
 import logging
@@ -285,7 +284,7 @@ class ConsumerCore:
         generation = self._generation_to_commit()
         report = callback or _log_commit
         io = self._io_part()
-        asyncio.run_coroutine_threadsafe(io.commit_and_report(wanted, generation, report), self._engine.loop)
+        self._engine.submit(io.commit_and_report(wanted, generation, report))
 
     async def committed(
         self, partitions: Iterable[TopicPartition], timeout: float | None
@@ -358,9 +357,7 @@ class ConsumerCore:
         if not consumed:
             return None
         deadline_ms = self.now_ms() + self.config.request_timeout_ms
-        future = asyncio.run_coroutine_threadsafe(
-            self._io_part().commit(consumed, generation, deadline_ms), self._engine.loop
-        )
+        future = self._engine.submit(self._io_part().commit(consumed, generation, deadline_ms))
         future.add_done_callback(lambda _: self._face.notify())
         return future
 
@@ -489,7 +486,7 @@ class ConsumerCore:
                 self._closed = True
                 if self._io is not None and not self._engine.is_closed:
                     left = max(0.1, (deadline_ms - self.now_ms()) / 1000)
-                    closing = asyncio.run_coroutine_threadsafe(self._io.close(min(left, 5.0)), self._engine.loop)
+                    closing = self._engine.submit(self._io.close(min(left, 5.0)))
                     await self._until_done(closing, deadline_ms + 1000)
                 if self._owns_engine:
                     self._engine.close(max(1.0, (deadline_ms - self.now_ms()) / 1000))
@@ -515,7 +512,7 @@ class ConsumerCore:
             if self._io is None:
                 return
             timeout_ms = max(1, int(timeout * 1000))
-            future = asyncio.run_coroutine_threadsafe(self._io.leave(effects, timeout_ms), self._engine.loop)
+            future = self._engine.submit(self._io.leave(effects, timeout_ms))
             await self._until_done(future, self.now_ms() + timeout_ms)
 
         await self._rebalancer.leave(reason, execute)
@@ -524,7 +521,7 @@ class ConsumerCore:
 
     async def _on_io(self, make: Callable[[ConsumerIo], Coroutine[Any, Any, T]], deadline_ms: int) -> T:
         """Run a coroutine on the I/O loop and wait for it; `wakeup` ends the wait."""
-        future = asyncio.run_coroutine_threadsafe(make(self._io_part()), self._engine.loop)
+        future = self._engine.submit(make(self._io_part()))
         future.add_done_callback(lambda _: self._face.notify())
         try:
             while not future.done():

@@ -162,7 +162,8 @@ class GroupDriver:
                     self._cluster.now_ms(),
                 )
             if answer.leader == answer.member_id and answer.skip_assignment:
-                self._watch([decode_subscription(member) for member in members])
+                topics = self._watch([decode_subscription(member) for member in members])
+                self._partition_counts = partition_counts(self._cluster.metadata, topics)
             logger.debug("group %s: joined as %s", self._group_id, generation)
         self.execute(effects)
 
@@ -264,7 +265,7 @@ class GroupDriver:
         unknown = {topic for topic in topics if self._cluster.metadata.topic(topic) is None}
         if unknown:
             await self._cluster.refresh()
-        # what is compared with later must be what the assignment was made of
+        # set only now: what metadata is compared with later must be what the assignment was made of
         self._partition_counts = partition_counts(self._cluster.metadata, topics)
         missing = topics - self._partition_counts.keys()
         if missing:
@@ -274,7 +275,7 @@ class GroupDriver:
     def _watch(self, members: list[MemberSubscription] | None) -> frozenset[str]:
         """Lead (members given) or follow (None): only the leader looks for new partitions of the group's topics."""
         topics = frozenset() if members is None else frozenset(topic for member in members for topic in member.topics)
-        self._partition_counts = None if members is None else partition_counts(self._cluster.metadata, topics)
+        self._partition_counts = None
         if topics != self.group_topics:
             self.group_topics = topics
             self._on_interest()

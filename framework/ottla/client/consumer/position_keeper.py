@@ -48,7 +48,7 @@ class PositionKeeper:
         self._timer: asyncio.TimerHandle | None = None
 
     def step(self) -> None:
-        """Start what can be started. Every fetch is preceded by a step: it is here that a new leader asks for validation."""
+        """Start what can be started. A step precedes every fetch: here a new leader asks for validation."""
         self._see_leaders()
         self._start(FetchState.INITIALIZING, self._initialize)
         self._start(FetchState.AWAIT_RESET, self._reset)
