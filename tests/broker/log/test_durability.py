@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from log_batches import FOLDER, NOW, SMALL, append, batch, filled, open_log, read_all
+from log_batches import FOLDER, NOW, SMALL, append, batch, end_transaction, filled, open_log, read_all
 from log_simulated_files import SimulatedFiles
 
 from ottla_broker.log.config import LogConfig
@@ -190,3 +190,23 @@ def test_an_interrupted_swap_is_finished_or_undone() -> None:
     files.write(FOLDER / f"{first:020d}.log.cleaned", b"")
     log = open_log(files, config=SMALL, clean_shutdown=True)
     assert not [name for name in files.list(FOLDER) if name.endswith(".swap")]
+
+
+def test_a_snapshot_from_before_the_first_segment_is_not_believed() -> None:
+    """A power failure may leave it behind while the segments after it are gone: what they said would be missing."""
+    files = SimulatedFiles()
+    log = open_log(files)
+    append(log, batch(producer=(5, 0, 0), transactional=True))
+    log.roll(NOW)
+    end_transaction(log, 5, 0, commit=False)
+    log.roll(NOW)
+    append(log, batch(producer=(5, 0, 1), transactional=True))
+    end_transaction(log, 5, 0, commit=False)
+    log.abandon()
+    kept = (f"{1:020d}.snapshot", f"{2:020d}.log")
+    for name in files.list(FOLDER):
+        if name[:1] == "0" and name not in kept:
+            files.remove(FOLDER / name)
+    log = open_log(files)
+    assert (log.log_start_offset, log.log_end_offset) == (2, 4)
+    assert [tuple(entry) for entry in log.aborted_transactions(0, 10)] == [(5, 2, 3, 4)]
