@@ -58,7 +58,6 @@ _BEFORE_THE_LOG = frozenset(
         errors.RecordListTooLarge,
         errors.CorruptMessage,
         errors.KafkaStorageError,
-        errors.NotEnoughReplicas,
     )
 )
 
@@ -138,11 +137,11 @@ def _append(
         raise errors.InvalidTopic(f"{topic} is the broker's own, clients do not write to it")
     if partition is None:
         raise errors.NotLeaderOrFollower(f"{topic}-{index} has no replica here")
+    # What a refusal by the log tells; `_set_error` takes it back if the log was not reached.
+    result.log_start_offset = partition.log.log_start_offset
     if batch[22] & _TRANSACTIONAL_BIT and broker.transactions is None:
         # Nobody could ever end the transaction that this would open.
         raise errors.InvalidTxnState(f"{topic}-{index}: this broker has no transaction coordinator to verify it with")
-    # What a refusal by the log tells; `_set_error` takes it back if the log was not reached.
-    result.log_start_offset = partition.log.log_start_offset
     info = partition.append(batch, acks=acks, wall_ms=broker.clock.wall_ms(), origin=AppendOrigin.CLIENT)
     result.base_offset = info.first_offset
     result.log_append_time_ms = info.log_append_time_ms

@@ -164,7 +164,7 @@ class TestAcks:
         partition.replicas, partition.isr = (1, 2, 3), (1,)
         partition.log.update_config(partition.log.config.__class__(min_insync_replicas=2))
         result = api.produce(make_batch(b"a"), acks=-1)
-        assert (result.error_code, result.base_offset) == (NOT_ENOUGH, -1)
+        assert (result.error_code, result.base_offset, result.log_start_offset) == (NOT_ENOUGH, -1, 0)
         assert api.produce(make_batch(b"a"), acks=1).error_code == 0
         # KIP-966: what too few replicas hold is not visible.
         assert api.list_offset(-1).offset == 0
