@@ -61,7 +61,7 @@ class ConsumerIo:
                 cluster, config.group_id, config.group_instance_id, client_id, self._backoff
             )
             self.group = GroupDriver(shared, cluster, self._coordinator, assignors, self.interest_changed)
-        self._fetcher = Fetcher(shared, cluster, self._lane, self._backoff)
+        self._fetcher = Fetcher(shared, cluster, self._lane, self._backoff, lambda: self._positions.step())
         self._positions = PositionKeeper(
             shared, cluster, self.lookup, self._coordinator, self._backoff, self._fetcher.wake
         )
@@ -78,7 +78,7 @@ class ConsumerIo:
         if self._closed:
             return
         self.interest_changed()
-        self._positions.step()
+        self._positions.release()
         self._fetcher.wake()
 
     def interest_changed(self) -> None:
@@ -103,7 +103,6 @@ class ConsumerIo:
             if self.group is not None:
                 self.group.metadata_changed()
                 self._ask_again_for_missing()
-        self._positions.step()
         self._fetcher.wake()
 
     def _ask_again_for_missing(self) -> None:

@@ -1,9 +1,10 @@
 """Fetches ahead: one request under way per broker, for what has room in the buffer. On the I/O loop.
 
 Theory of operation. `wake` is called whenever something may have become possible: records were handed out, an answer
-came, positions or metadata changed. It looks at each assigned partition that may be fetched, has fewer than
-`max_partition_fetch_bytes` waiting, and whose leader has no request of ours under way; each such leader gets one
-request. So while the application works on one chunk of a partition the next is on its way, and not more.
+came, positions or metadata changed. It has positions compared with their leaders first. Then it looks at each assigned
+partition that may be fetched, has fewer than `max_partition_fetch_bytes` waiting, and whose leader has no request of
+ours under way; each such leader gets one request. So while the application works on one chunk of a partition the next
+is on its way, and not more.
 
 Answers become `CompletedFetch`es in the buffer. Errors that new metadata may cure leave the position alone and pause
 the partition; the others go into the buffer too, so that they are seen where they belong: after the records before
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ottla.client.backoff import Backoff
 from ottla.client.cluster import Cluster, Lane, Purpose
@@ -49,12 +50,15 @@ Targets = dict[TopicPartition, FetchTarget]
 class Fetcher:
     """Keeps the buffer filled."""
 
-    def __init__(self, shared: Shared, cluster: Cluster, lane: Lane, backoff: Backoff) -> None:
+    def __init__(
+        self, shared: Shared, cluster: Cluster, lane: Lane, backoff: Backoff, before_fetch: Callable[[], None]
+    ) -> None:
         config = shared.config
         self._shared = shared
         self._cluster = cluster
         self._lane = lane
         self._backoff = backoff
+        self._before_fetch = before_fetch
         self._read_committed = config.isolation_level == "read_committed"
         self._check_crcs = config.check_crcs
         self._max_wait_ms = config.fetch_max_wait_ms
@@ -75,6 +79,7 @@ class Fetcher:
         """Send what can be sent."""
         if self._closed:
             return
+        self._before_fetch()
         now_ms = self._cluster.now_ms()
         wanted: dict[int, Targets] = {}
         versions: dict[TopicPartition, int] = {}

@@ -46,10 +46,21 @@ class PositionKeeper:
         self._tasks: dict[FetchState, asyncio.Task[None]] = {}
         self._failures: dict[TopicPartition, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._released = 0
+
+    def release(self) -> None:
+        """The application needs positions: it polls, or asks for one.
+
+        Until then a new assignment is left alone, because a seek or a commit may still say where to begin.
+        """
+        with self._shared.lock:
+            self._released = self._shared.subscription.changes
 
     def step(self) -> None:
         """Start what can be started. A step precedes every fetch: here a new leader asks for validation."""
         self._see_leaders()
+        if self._released != self._shared.subscription.changes:
+            return
         self._start(FetchState.INITIALIZING, self._initialize)
         self._start(FetchState.AWAIT_RESET, self._reset)
         self._start(FetchState.AWAIT_VALIDATION, self._validate)
@@ -93,7 +104,6 @@ class PositionKeeper:
             logger.error("positions could not be looked up", exc_info=task.exception())
             self._step_later(self._backoff.pause_ms(5))
             return
-        self.step()
         self._on_found()
         self._shared.notify()
 
