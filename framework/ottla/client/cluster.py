@@ -306,17 +306,20 @@ class Cluster:
 
     # --- metadata
 
-    async def refresh(self, topics: Iterable[str] | None = None, *, timeout_ms: int | None = None) -> Metadata:
+    async def refresh(
+        self, topics: Iterable[str] | None = None, *, timeout_ms: int | None = None, create: bool = False
+    ) -> Metadata:
         """Ask for metadata now and wait until it is merged; callers at the same time share the request.
 
         Args:
             topics: to ask for, beside those that clients have an interest in.
             timeout_ms: `default_api_timeout_ms` if not given.
+            create: whether asking for `topics` may create them, where brokers are set up to do so.
 
         Raises:
             NoAnswer: no broker answered in time; the message says what the last one failed with.
         """
-        return await self._refresher.refresh(topics, timeout_ms=timeout_ms)
+        return await self._refresher.refresh(topics, timeout_ms=timeout_ms, create=create)
 
     def request_refresh(self, topics: Iterable[str] = ()) -> None:
         """Ask for metadata soon; returns at once. Listeners are called when it is there."""

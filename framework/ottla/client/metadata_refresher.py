@@ -47,6 +47,7 @@ class MetadataRefresher:
         self._config = cluster.config
         self._backoff = Backoff(self._config.retry_backoff_ms, self._config.retry_backoff_max_ms, rng)
         self._once: set[str] = set()
+        self._create: set[str] = set()  # those of them that asking may create
         self._waiters: list[asyncio.Future[None]] = []
         self._wanted = False
         self._wake = asyncio.Event()
@@ -64,10 +65,12 @@ class MetadataRefresher:
         self._wanted = True
         self._start()
 
-    async def refresh(self, topics: Iterable[str] | None, *, timeout_ms: int | None) -> Metadata:
+    async def refresh(self, topics: Iterable[str] | None, *, timeout_ms: int | None, create: bool) -> Metadata:
         """Ask now, and wait."""
         timeout_ms = self._config.default_api_timeout_ms if timeout_ms is None else timeout_ms
         self._once.update(topics or ())
+        if create:
+            self._create.update(topics or ())
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._start()
@@ -188,18 +191,19 @@ class MetadataRefresher:
         except BaseException:
             self._once |= once
             raise
+        self._create -= once
 
     def _requests(self, once: set[str]) -> list[tuple[MetadataRequest, bool]]:
         """What to ask: mostly one request, two if some topics may be created by asking and others may not."""
-        if any(interest.all_topics for interest in self.interests):
-            return [(MetadataRequest(topics=None, allow_auto_topic_creation=False), True), *self._named(once, True)]
-        may_create = set(once)
-        must_not: set[str] = set()
+        may_create = once & self._create
+        must_not = once - may_create
         for interest in self.interests:
             (may_create if interest.allow_auto_create else must_not).update(interest.topics)
-        return self._named(may_create, True) + self._named(must_not - may_create, False) or self._named(
-            set(), False, True
-        )
+        if any(interest.all_topics for interest in self.interests):
+            missing = {name for name in may_create if self._cluster.metadata.topic(name) is None}
+            return [(MetadataRequest(topics=None, allow_auto_topic_creation=False), True), *self._named(missing, True)]
+        named = self._named(may_create, True) + self._named(must_not - may_create, False)
+        return named or self._named(set(), False, even_if_none=True)
 
     @staticmethod
     def _named(topics: set[str], allow: bool, even_if_none: bool = False) -> list[tuple[MetadataRequest, bool]]:

@@ -220,12 +220,13 @@ def test_topics_of_interest_are_asked_for_and_creation_only_where_it_is_allowed(
             cluster.add_interest(TopicInterest({"a"}, allow_auto_create=True))
             cluster.add_interest(TopicInterest({"b"}, allow_auto_create=False))
             await cluster.refresh(["c"])
+            await cluster.refresh(["d"], create=True)
             asked = {
                 tuple(topic.name for topic in request.topics): request.allow_auto_topic_creation
                 for key, _, request in broker.requests
                 if key == 3
             }
-            assert asked == {("a", "c"): True, ("b",): False}
+            assert asked == {("a",): True, ("b", "c"): False, ("a", "d"): True, ("b",): False}
             await cluster.close()
 
     run(scenario())
@@ -254,6 +255,24 @@ def test_a_pattern_asks_for_all_topics_and_forgets_those_that_are_gone() -> None
             names.remove("a")
             await cluster.refresh()
             assert {topic.name for topic in cluster.metadata.topics()} == {"b"}
+            await cluster.close()
+
+    run(scenario())
+
+
+def test_beside_a_pattern_topics_that_may_be_created_are_still_asked_for_by_name() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            cluster = cluster_of(broker.address)
+            cluster.add_interest(TopicInterest(all_topics=True))
+            cluster.add_interest(TopicInterest({"new"}))
+            await cluster.refresh()
+            asked = [
+                (request.topics, request.allow_auto_topic_creation) for key, _, request in broker.requests if key == 3
+            ]
+            assert asked[0] == (None, False)
+            assert [topic.name for topic in asked[1][0]] == ["new"]
+            assert asked[1][1]
             await cluster.close()
 
     run(scenario())

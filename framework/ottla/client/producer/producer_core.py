@@ -417,7 +417,7 @@ class ProducerCore:
             left_ms = deadline_ms - cluster.now_ms()
             if error is not None and (left_ms <= 0 or not isinstance(error, UnknownTopicOrPartition)):
                 raise error
-            await cluster.refresh([topic], timeout_ms=max(1, left_ms))
+            await cluster.refresh([topic], timeout_ms=max(1, left_ms), create=True)
 
 
 def _bytes_of(what: str, serializer: Serializer, topic: str, headers: Headers, data: Any) -> bytes | None:
