@@ -92,29 +92,17 @@ class _Fetch:
 
     def respond(self, outcome: FetchOutcome) -> FetchResponse:
         """The answer: within a session, only what is new to the client."""
-        response = FetchResponse()
-        entries: dict[FetchTarget, PartitionData] = {}
-        told: dict[FetchTarget, FetchResult] = {}
-        for target, result in (outcome.results | self._unreadable).items():
-            entry = self._entry(target, result, response)
-            entries[target] = entry
-            told[target] = FetchResult(
-                len(entry.records) if entry.records is not None else 0,
-                entry.high_watermark,
-                entry.log_start_offset,
-                entry.error_code,
-                entry.diverging_epoch.epoch != -1,
-            )
+        results = outcome.results | self._unreadable
+        told = {target: _in_short(result) for target, result in results.items()}
         error_code, session_id, chosen = self._session.finish(told, self._broker.clock.now_ms())
-        response.error_code = error_code
-        response.session_id = session_id
+        response = FetchResponse(error_code=error_code, session_id=session_id)
         topic: FetchableTopicResponse | None = None
         for target in chosen:
             # As in Kafka's answers: neighbours of one topic share an entry, a topic may have several entries.
             if topic is None or topic.topic_id != target.topic_id or topic.topic != (target.topic or ""):
                 topic = FetchableTopicResponse(topic=target.topic or "", topic_id=target.topic_id)
                 response.responses.append(topic)
-            topic.partitions.append(entries[target])
+            topic.partitions.append(self._entry(target, results[target], response))
         return response
 
     def _resolve(self, target: FetchTarget) -> errors.KafkaError | None:
@@ -173,6 +161,14 @@ class _Fetch:
             entry.current_leader = LeaderIdAndEpoch(leader_id=leader.node_id, leader_epoch=leader.epoch)
             leader.add_endpoint(response.node_endpoints, NodeEndpoint)
         return entry
+
+
+def _in_short(result: PartitionRead | errors.KafkaError) -> FetchResult:
+    if isinstance(result, errors.KafkaError):
+        return FetchResult(0, -1, -1, error_code_of(result))
+    return FetchResult(
+        len(result.records), result.high_watermark, result.log_start_offset, 0, result.diverging_epoch is not None
+    )
 
 
 _LEADER_ERRORS = frozenset((errors.NotLeaderOrFollower.code, errors.FencedLeaderEpoch.code))

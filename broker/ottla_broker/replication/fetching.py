@@ -7,7 +7,7 @@ consumer; after that a partition whose first batch does not fit returns nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ottla_broker.replication.fetch_sessions import FetchTarget
@@ -39,12 +39,20 @@ class FetchOutcome:
         self.answer_now = False  # an error or a diverging epoch: the reader has to know at once
 
 
-def read_partitions(replicas: ReplicaManager, targets: Sequence[FetchTarget], limits: FetchLimits) -> FetchOutcome:
-    """Read every target once, in order."""
+def read_partitions(
+    replicas: ReplicaManager,
+    targets: Sequence[FetchTarget],
+    limits: FetchLimits,
+    known: Mapping[FetchTarget, PartitionRead] | None = None,
+) -> FetchOutcome:
+    """Read every target once, in order; those in `known` have nothing, and have not moved since that was found."""
     outcome = FetchOutcome()
     results = outcome.results
     left = limits.max_bytes
     for target in targets:
+        if known is not None and target in known:
+            results[target] = known[target]
+            continue
         try:
             read = _read(replicas, target, limits, left, at_least_one=outcome.bytes_read == 0)
         except KafkaError as error:
@@ -82,13 +90,14 @@ def _read(
 class _Growth:
     """What one partition of a parked fetch has gained since it was read."""
 
-    __slots__ = ("appended_before", "cap", "gained", "leader_epoch", "limit_before")
+    __slots__ = ("appended_before", "cap", "gained", "leader_epoch", "limit_before", "target")
 
-    def __init__(self, partition: Partition, limits: FetchLimits, cap: int) -> None:
+    def __init__(self, partition: Partition, limits: FetchLimits, target: FetchTarget) -> None:
+        self.target = target
         self.limit_before = partition.limit(limits.replica_id, limits.isolation_level)
         self.appended_before = partition.appended_bytes
         self.leader_epoch = partition.leader_epoch
-        self.cap = cap
+        self.cap = target.max_bytes
         self.gained = 0
 
 
@@ -96,9 +105,9 @@ class DelayedFetch:
     """A fetch that waits for `min_bytes`.
 
     When a partition moves, the bytes appended to it since are a cheap upper bound of what could be read now; only when
-    the sum of these reaches what is missing are the partitions read again, and only if that yields enough (or an
-    error) is the fetch answered. So many small appends do not read the same data again and again, and a fetch is
-    never answered early with less than it asked for.
+    the sum of these reaches what is missing are they read again (those that had nothing and did not move are not), and
+    only if that yields enough (or an error) is the fetch answered. So many small appends do not read the same data
+    again and again, and a fetch is never answered early with less than it asked for.
     """
 
     def __init__(
@@ -114,6 +123,7 @@ class DelayedFetch:
         self._limits = limits
         self._answer = answer
         self._growth: dict[Partition, _Growth] = {}
+        self._unmoved: dict[FetchTarget, PartitionRead] = {}
         self._bytes_needed = 0
         self._remember(outcome)
 
@@ -129,11 +139,12 @@ class DelayedFetch:
         growth = self._growth.get(partition)
         if growth is None:
             return False
+        self._unmoved.pop(growth.target, None)
         if partition.is_leader and partition.log.offline is None and partition.leader_epoch == growth.leader_epoch:
             limit = partition.limit(self._limits.replica_id, self._limits.isolation_level)
             if growth.limit_before <= limit and not self._has_enough(partition, growth, limit):
                 return False
-        outcome = read_partitions(self._replicas, self._targets, self._limits)
+        outcome = self._read()
         if outcome.bytes_read < self._limits.min_bytes and not outcome.answer_now:
             self._remember(outcome)
             return False
@@ -142,7 +153,10 @@ class DelayedFetch:
 
     def expire(self) -> None:
         """The client's max wait is over: answer with what there is."""
-        self._answer(read_partitions(self._replicas, self._targets, self._limits))
+        self._answer(self._read())
+
+    def _read(self) -> FetchOutcome:
+        return read_partitions(self._replicas, self._targets, self._limits, self._unmoved)
 
     def _has_enough(self, partition: Partition, growth: _Growth, limit: int) -> bool:
         if limit == growth.limit_before:
@@ -157,9 +171,19 @@ class DelayedFetch:
 
     def _remember(self, outcome: FetchOutcome) -> None:
         self._growth.clear()
+        self._unmoved.clear()
         for target in self._targets:
             assert target.topic is not None
             partition = self._replicas.find(target.topic, target.index)
-            if partition is not None:
-                self._growth[partition] = _Growth(partition, self._limits, target.max_bytes)
+            if partition is None:
+                continue
+            known = self._growth.get(partition)
+            if known is not None:
+                # A partition that is named twice is read each time.
+                self._unmoved.pop(known.target, None)
+                continue
+            self._growth[partition] = _Growth(partition, self._limits, target)
+            result = outcome.results[target]
+            if isinstance(result, PartitionRead) and not result.records:
+                self._unmoved[target] = result
         self._bytes_needed = self._limits.min_bytes - outcome.bytes_read

@@ -282,6 +282,33 @@ class TestWaiting:
             bench.broker.settle(bench.clock.ms)
         assert api.values(pending.result().responses[0].partitions[0].records) == [b"x" * 600] * 2
 
+    def test_partitions_that_did_not_move_are_not_read_again(self, bench: Any, api: Any, make_batch: Any) -> None:
+        bench.broker.settle(bench.clock.ms)
+        read: list[int] = []
+        for index in (0, 1, 2):
+            partition = bench.partition("t", index)
+            original = partition.read
+            partition.read = lambda *a, _i=index, _o=original, **k: read.append(_i) or _o(*a, **k)
+        pending = api.fetch({0: 0, 1: 0, 2: 0}, max_wait_ms=500)
+        assert read == [0, 1, 2]
+        fill(api, make_batch, b"a", index=1)
+        assert read == [0, 1, 2, 1]
+        entries = pending.result().responses[0].partitions
+        assert [(p.partition_index, p.high_watermark) for p in entries] == [(0, 0), (1, 1), (2, 0)]
+
+    def test_a_partition_that_is_named_twice_is_read_twice(self, bench: Any, api: Any, make_batch: Any) -> None:
+        partitions = [FetchPartition(partition=0, fetch_offset=o, partition_max_bytes=1000) for o in (0, 1)]
+        request = FetchRequest(
+            max_bytes=1000, max_wait_ms=500, min_bytes=1, topics=[FetchTopic(topic="t", partitions=partitions)]
+        )
+        fill(api, make_batch, b"a")
+        bench.partition("t").log.high_watermark = 0
+        pending = bench.ask(request, 12)
+        bench.partition("t").advance_high_watermark()
+        bench.broker.settle(bench.clock.ms)
+        entries = pending.result().responses[0].partitions
+        assert [(p.high_watermark, len(p.records) > 0) for p in entries] == [(1, True), (1, False)]
+
     def test_min_bytes_above_max_bytes_is_max_bytes(self, api: Any, make_batch: Any) -> None:
         pending = api.fetch(0, max_wait_ms=500, min_bytes=10_000, max_bytes=500)
         fill(api, make_batch, b"x" * 600)
