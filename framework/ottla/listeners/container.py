@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
 from ottla.consumer_factory import ConsumerFactory
@@ -20,13 +20,15 @@ from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConfigError, Fatal
 from ottla.listeners.ack import AckMode, AckTracker
 from ottla.listeners.binding import bind
-from ottla.listeners.drivers import TaskDriver, ThreadDriver
+from ottla.listeners.drivers import Driver, TaskDriver, ThreadDriver
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
 
 RESTART_DELAY_SECONDS = 1.0
+
+AnyDriver = TypeVar("AnyDriver", bound=Driver)
 
 
 class ContainerState(Enum):
@@ -313,17 +315,14 @@ class _ConsumerRunner:
         finally:
             self._end()
 
+    def _driver(self, kind: type[AnyDriver]) -> AnyDriver:
+        recover = self.container.properties.on_error.recover
+        return kind(self.loop, self.control, self.container.listener, self.acks, recover, self.wakeup)
+
     def _run_once(self) -> BaseException | None:
         consumer = self._consumer
         assert isinstance(consumer, KafkaConsumer)
-        driver = ThreadDriver(
-            self.loop,
-            self.control,
-            self.container.listener,
-            self.acks,
-            self.container.properties.on_error.recover,
-            self.wakeup,
-        )
+        driver = self._driver(ThreadDriver)
         try:
             with consumer:
                 self._subscribe(consumer, _SyncRebalance(driver, consumer))
@@ -349,14 +348,7 @@ class _ConsumerRunner:
     async def _run_once_async(self) -> BaseException | None:
         consumer = self._consumer
         assert isinstance(consumer, AsyncKafkaConsumer)
-        driver = TaskDriver(
-            self.loop,
-            self.control,
-            self.container.listener,
-            self.acks,
-            self.container.properties.on_error.recover,
-            self.wakeup,
-        )
+        driver = self._driver(TaskDriver)
         try:
             async with consumer:
                 self._subscribe(consumer, _AsyncRebalance(driver, consumer))
