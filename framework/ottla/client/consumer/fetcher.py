@@ -73,6 +73,8 @@ class Fetcher:
         self._node_retry_at_ms: dict[int, int] = {}
         self._failures: dict[TopicPartition, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at_ms: int | None = None
+        """When the first of those that may not be fetched yet may be: found anew by each look around."""
         self._closed = False
 
     def wake(self) -> None:
@@ -84,6 +86,7 @@ class Fetcher:
         wanted: dict[int, Targets] = {}
         versions: dict[TopicPartition, int] = {}
         leaderless: set[str] = set()
+        self._wake_at_ms = None
         with self._shared.lock:
             self._shared.buffer.drop_void(self._shared.subscription)
             failed = self._shared.buffer.failed_partitions()
@@ -97,6 +100,7 @@ class Fetcher:
         if leaderless:
             self._cluster.request_refresh()  # the topics are in the consumer's interest, with its leave to create them
             self._note_missing(leaderless)
+        self._arm(now_ms)
         for node_id, targets in wanted.items():
             task = asyncio.get_running_loop().create_task(
                 self._fetch(node_id, targets, versions), name=f"ottla fetch {node_id}"
@@ -136,11 +140,15 @@ class Fetcher:
     # --- what to ask
 
     def _may_fetch(self, state: PartitionState, leader: PartitionMetadata, now_ms: int) -> bool:
-        if not state.is_fetchable or state.retry_at_ms > now_ms or leader.leader in self._tasks:
+        if not state.is_fetchable or leader.leader in self._tasks:
             return False
-        if self._node_retry_at_ms.get(leader.leader, 0) > now_ms:
+        if self._shared.buffer.bytes_of(state.partition) >= self._partition_max_bytes:
             return False
-        return self._shared.buffer.bytes_of(state.partition) < self._partition_max_bytes
+        at_ms = max(state.retry_at_ms, self._node_retry_at_ms.get(leader.leader, 0))
+        if at_ms > now_ms:
+            self._wake_at_ms = at_ms if self._wake_at_ms is None else min(self._wake_at_ms, at_ms)
+            return False
+        return True
 
     def _target(self, state: PartitionState, leader: PartitionMetadata) -> FetchTarget:
         topic = self._cluster.metadata.topic(state.partition.topic)
@@ -300,7 +308,6 @@ class Fetcher:
                 self._failures[partition] = self._failures.get(partition, 0) + 1
                 pause_ms = self._backoff.pause_ms(self._failures[partition])
                 state.retry_at_ms = self._cluster.now_ms() + pause_ms
-                self._wake_later(pause_ms)
             return {partition.topic} if error.refresh_metadata and not learnt else set()
         if isinstance(error, CorruptMessage):
             error = RecordCorrupt(partition, target.offset, "the broker cannot read it either")
@@ -330,22 +337,17 @@ class Fetcher:
 
     def _pause_node(self, node_id: int, pause_ms: int) -> None:
         self._node_retry_at_ms[node_id] = self._cluster.now_ms() + pause_ms
-        self._wake_later(pause_ms)
 
-    def _wake_later(self, pause_ms: int) -> None:
-        loop = asyncio.get_running_loop()
-        when = loop.time() + (pause_ms + 1) / 1000
+    def _arm(self, now_ms: int) -> None:
         if self._timer is not None:
-            if not self._timer.cancelled() and loop.time() <= self._timer.when() <= when:
-                return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._timed_wake)
-
-    def _timed_wake(self) -> None:
-        self._timer = None
-        self.wake()
+            self._timer = None
+        if self._wake_at_ms is not None:
+            delay_ms = max(0, self._wake_at_ms - now_ms)
+            self._timer = asyncio.get_running_loop().call_later((delay_ms + 1) / 1000, self.wake)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             logger.error("a fetch failed in an unexpected way", exc_info=task.exception())
-            self._wake_later(self._backoff.pause_ms(5))
+            self._wake_at_ms = self._cluster.now_ms() + self._backoff.pause_ms(5)
+            self._arm(self._cluster.now_ms())

@@ -64,6 +64,7 @@ class PositionKeeper:
         self._start(FetchState.INITIALIZING, self._initialize)
         self._start(FetchState.AWAIT_RESET, self._reset)
         self._start(FetchState.AWAIT_VALIDATION, self._validate)
+        self._arm()
 
     def _see_leaders(self) -> None:
         with self._shared.lock:
@@ -102,8 +103,9 @@ class PositionKeeper:
             return
         if task.exception() is not None:
             logger.error("positions could not be looked up", exc_info=task.exception())
-            self._step_later(self._backoff.pause_ms(5))
-            return
+            with self._shared.lock:
+                for state in self._shared.subscription.waiting_for(kind, self._cluster.now_ms()):
+                    state.retry_at_ms = self._cluster.now_ms() + self._backoff.pause_ms(5)
         self._on_found()
         self._shared.notify()
 
@@ -214,7 +216,6 @@ class PositionKeeper:
             return
         now_ms = self._cluster.now_ms()
         stale = False
-        longest_ms = 0
         with self._shared.lock:
             for partition, error in errors.items():
                 if isinstance(error, KafkaError) and error.refresh_metadata:
@@ -226,19 +227,25 @@ class PositionKeeper:
                     self._shared.partition_errors[partition] = error
                     continue
                 self._failures[partition] = self._failures.get(partition, 0) + 1
-                pause_ms = self._backoff.pause_ms(self._failures[partition])
-                state.retry_at_ms = now_ms + pause_ms
-                longest_ms = max(longest_ms, pause_ms)
+                state.retry_at_ms = now_ms + self._backoff.pause_ms(self._failures[partition])
                 logger.debug("%s has no position yet: %s", partition, error)
         if stale:
             self._cluster.request_refresh()
-        if longest_ms:
-            self._step_later(longest_ms)
 
-    def _step_later(self, pause_ms: int) -> None:
+    def _arm(self) -> None:
+        """Step again when the first back-off is over."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later((pause_ms + 1) / 1000, self.step)
+            self._timer = None
+        now_ms = self._cluster.now_ms()
+        with self._shared.lock:
+            later = [
+                state.retry_at_ms
+                for state in self._shared.subscription
+                if state.state is not FetchState.FETCHING and state.retry_at_ms > now_ms
+            ]
+        if later:
+            self._timer = asyncio.get_running_loop().call_later((min(later) - now_ms + 1) / 1000, self.step)
 
     def _leader_epoch(self, partition: TopicPartition) -> int:
         known = self._cluster.metadata.partition(*partition)
