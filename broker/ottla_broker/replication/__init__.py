@@ -1,0 +1,1 @@
+"""Partitions on this broker: high watermark, reading and writing as leader, fetch sessions, and who waits for what."""
