@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from log_batches import FOLDER, NOW, append, batch, end_transaction, filled, open_log
-from log_simulated_files import SimulatedFiles
+from log_simulated_files import Crash, SimulatedFiles
 
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.partition_log import PartitionLog
@@ -147,3 +147,43 @@ def test_the_log_start_moves_up_to_the_high_watermark_only() -> None:
     with pytest.raises(OffsetOutOfRange):
         log.increment_log_start_offset(21)
     assert log.log_start_offset == 20
+
+
+# ---- deleting, and crashes
+
+
+def log_names(files: SimulatedFiles) -> list[str]:
+    return [name for name in files.list(FOLDER) if name.endswith(".log")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_deleted_segments_do_not_come_back_after_a_power_failure(seed: int) -> None:
+    """They may never have been fsynced, and lie below an offset that counts as durable."""
+    files = SimulatedFiles(seed)
+    log = filled(files=files)
+    files.sync_directory(FOLDER)
+    log.increment_log_start_offset(log._bases[3])
+    log.delete_old_segments(NOW)
+    first = f"{log._bases[0]:020d}.log"
+    files.power_loss()
+    assert log_names(files)[0] == first
+
+
+def test_a_crash_while_truncating_leaves_no_hole() -> None:
+    """Segments go from the last to the first, so that at every moment a beginning of the log is left."""
+    changes = 0
+    while True:
+        files = SimulatedFiles()
+        log = filled(files=files)
+        names = log_names(files)
+        assert len(names) > 4
+        changes += 1
+        files.crash_after(changes)
+        try:
+            log.truncate_to(3, now_ms=NOW)
+        except Crash:
+            left = log_names(files)
+            assert left == names[: len(left)]
+            continue
+        break
+    assert changes > 10
