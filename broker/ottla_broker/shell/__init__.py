@@ -1,1 +1,1 @@
-"""The only place with sockets, files, clocks, threads and processes: server loop, data folder, settings, start and stop."""
+"""The only place with sockets, files, clocks, threads and processes: server, data folder, settings, start and stop."""
