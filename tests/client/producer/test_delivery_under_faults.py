@@ -6,10 +6,11 @@ record twice or out of order.
 
 from __future__ import annotations
 
+import random
 from typing import ClassVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -107,8 +108,68 @@ class FewRetriesWalk(DeliveryWalk):
     producer_settings: ClassVar = {"retries": 2}
 
 
+def walk(world: ProducerWorld, rng: random.Random, steps: int) -> None:
+    """The same events as above, chosen without looking back: many more walks in the same time."""
+    for _ in range(steps):
+        step = rng.randrange(14)
+        node, partition = rng.randrange(2), rng.randrange(2)
+        if step < 2:
+            for _ in range(rng.randint(1, 12)):
+                world.send(rng.choice([0, 0, 1, None]))
+        elif step == 2:
+            world.now_ms += rng.choice([1, 10, 100, 500, 2000])
+        elif step == 3 and rng.random() < 0.2:
+            world.now_ms += rng.choice([20_000, 61_000])
+        elif step == 4 and world.metadata_wanted:
+            world.bring_metadata()
+        elif step == 5 and world.producer_id_wanted:
+            world.bring_producer_id(rng.choice([0, 0, 14]))
+        elif step in (6, 7):
+            for _ in range(rng.randint(1, 5)):
+                world.work(node)
+        elif step in (8, 9):
+            for _ in range(rng.randint(1, 5)):
+                world.deliver(node)
+        elif step == 10:
+            world.disconnect(node, worked_on=rng.randint(0, 5))
+        elif step == 11:
+            world.move_leader(partition)
+        elif step == 12:
+            world.unreachable ^= {node}
+        elif step == 13:
+            world.faults.append(fault(rng))
+        if step not in (6, 7, 11, 13):
+            world.run()
+
+
+def fault(rng: random.Random) -> Fault | None:
+    return rng.choice(
+        [
+            None,
+            Fault(rng.choice(STORED_BUT_REFUSED), stores=True),
+            Fault(rng.choice(NOT_STORED)),
+            Fault(rng.choice(REFUSED_FOR_GOOD)),
+            Fault(-1, stores=rng.random() < 0.5),
+            Fault(87, guilty=(0, 2)),
+        ]
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("walk", [DeliveryWalk, OneInFlightWalk, FewRetriesWalk])
-def test_no_record_is_lost_doubled_or_overtaken(walk: type[DeliveryWalk]) -> None:
-    walk.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
-    walk.TestCase("runTest").runTest()
+@pytest.mark.parametrize("settings", [{}, {"retries": 2}, {"max_in_flight_requests_per_connection": 1}])
+def test_hundreds_of_walks_end_well(settings: dict[str, object]) -> None:
+    for seed in range(400):
+        world = ProducerWorld(2, 2, seed, **settings)
+        walk(world, random.Random(seed), 60)
+        world.settle()
+        try:
+            world.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [DeliveryWalk, OneInFlightWalk, FewRetriesWalk])
+def test_no_record_is_lost_doubled_or_overtaken(machine: type[DeliveryWalk]) -> None:
+    machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=50)
+    machine.TestCase("runTest").runTest()

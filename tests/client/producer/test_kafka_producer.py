@@ -173,9 +173,10 @@ def test_a_thread_waits_for_memory_and_goes_on(bootstrap_servers: str, new_topic
         assert producer.metrics()["waiting_senders"] == 0
 
 
+@pytest.mark.slow
 def test_without_room_in_time_the_record_fails_and_says_what_is_full() -> None:
     with EmbeddedKafka(topics={"t": 1}) as kafka:
-        producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, buffer_memory=20_000, max_block_ms=50)
+        producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, buffer_memory=20_000, max_block_ms=1500)
         producer.send("t", b"v").result(20)
     futures = [producer.send("t", b"x" * 9000) for _ in range(3)]
     error = cause(futures[-1])

@@ -155,6 +155,17 @@ def test_the_parts_of_a_split_batch_share_its_sequences_and_its_place() -> None:
     assert state.in_flight == [done, *parts, after]
 
 
+def test_a_restart_waits_until_the_wire_is_empty() -> None:
+    sequences = ProducerSequences(5)
+    done, gap, behind = sent(sequences, 1, 1, 1)
+    sequences.acked(P, done, 0)
+    behind.on_wire = True
+    sequences.request_restart(P, gap)
+    assert sequences.due_for_restart() == []
+    behind.on_wire = False
+    assert sequences.due_for_restart() == [P]
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_of_several_batches_in_doubt_the_last_one_counts(order: tuple[int, int]) -> None:
     sequences = ProducerSequences(5)
