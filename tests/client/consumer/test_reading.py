@@ -203,15 +203,51 @@ def test_iterating_moves_the_position_with_each_record(
 ) -> None:
     topic = new_topic()
     fill(producer, topic, 10)
+    partition = TopicPartition(topic, 0)
     with assigned(broker, topic) as consumer:
         for record in consumer:
+            assert consumer.position(partition) == record.offset + 1
             if record.offset == 3:
                 break
-        assert consumer.position(TopicPartition(topic, 0)) == 4
+        assert consumer.position(partition) == 4
         for record in consumer:
             if record.offset == 9:
                 consumer.close()
         assert record.offset == 9
+
+
+def test_whatever_polls_while_a_loop_iterates_begins_with_what_the_loop_has_not_handed_out(
+    broker: str, new_topic: NewTopic, producer: KafkaProducer
+) -> None:
+    topic = new_topic(2)
+    fill(producer, topic, 10)
+    fill(producer, topic, 10, 1)
+    with assigned(broker, topic, 2) as consumer:
+        seen: list[tuple[int, int]] = []
+        for record in consumer:
+            seen.append((record.partition, record.offset))
+            if len(seen) == 3:
+                seen += [(other.partition, other.offset) for other in consumer.poll(10, max_records=4)]
+            if len(seen) >= 20:
+                break
+        for partition in (0, 1):
+            assert [offset for number, offset in seen if number == partition] == list(range(10))
+
+
+def test_a_seek_inside_a_loop_takes_effect_with_the_next_record(
+    broker: str, new_topic: NewTopic, producer: KafkaProducer
+) -> None:
+    topic = new_topic()
+    fill(producer, topic, 10)
+    with assigned(broker, topic) as consumer:
+        seen = []
+        for record in consumer:
+            seen.append(record.offset)
+            if seen == [0, 1]:
+                consumer.seek(TopicPartition(topic, 0), 8)
+            if record.offset == 9:
+                break
+        assert seen == [0, 1, 8, 9]
 
 
 def test_deserializers_replace_keys_and_values(broker: str, new_topic: NewTopic, producer: KafkaProducer) -> None:

@@ -23,6 +23,7 @@ from ottla.client.consumer.collector import Collector
 from ottla.client.consumer.consumer_io import ConsumerIo
 from ottla.client.consumer.coordinator_client import commit_meets_rebalance
 from ottla.client.consumer.faces import Face
+from ottla.client.consumer.iteration import Iteration
 from ottla.client.consumer.membership import Effect, Generation
 from ottla.client.consumer.rebalance import Rebalancer
 from ottla.client.consumer.reset_policy import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ResetPolicy
@@ -93,6 +94,7 @@ class ConsumerCore:
         self._closed = False
         self._user: object = None
         self._depth = 0
+        self._iteration = Iteration(self._shared)
 
     # --- subscription
 
@@ -369,6 +371,7 @@ class ConsumerCore:
         if limit < 1:
             raise ValueError(f"max_records must be at least 1, got {limit}")
         with self._using("poll"):
+            self._wake_fetcher |= self._iteration.give_back()
             if self._shared.subscription.kind is SubscriptionKind.NONE:
                 raise ValueError("this consumer reads nothing: subscribe() to topics, or assign() partitions")
             deadline_ms = self.now_ms() + int(timeout * 1000)
@@ -384,6 +387,16 @@ class ConsumerCore:
                     await self._face.wait(left_ms / 1000)
             finally:
                 self._shared.last_poll_ms = self.now_ms()
+
+    async def poll_unread(self, timeout: float) -> list[ConsumerRecord]:
+        """Records to hand out one by one: `take_unread` says for each whether it still may be."""
+        records = await self.poll(timeout, None)
+        self._iteration.begin(records)
+        return records
+
+    def take_unread(self, record: ConsumerRecord) -> bool:
+        """Move the position past this record; False if the consumer was closed or moved elsewhere meanwhile."""
+        return not self._closed and self._iteration.take(record)
 
     async def _poll_once(self, limit: int) -> list[ConsumerRecord]:
         self._raise_if_woken()

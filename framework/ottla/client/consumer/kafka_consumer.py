@@ -145,7 +145,9 @@ class KafkaConsumer(_Consumer):
     def __iter__(self) -> Iterator[ConsumerRecord]:
         """Record after record until the consumer is closed; the position moves with each."""
         while not self._core.is_closed:
-            yield from self.poll(ITERATION_SECONDS, 1)
+            for record in run_blocking(self._core.poll_unread(ITERATION_SECONDS)):
+                if self._core.take_unread(record):
+                    yield record
 
     def commit(self, offsets: Offsets | None = None, timeout: float | None = None) -> None:
         """Commit positions (or `offsets`), and wait until it is done.
@@ -219,8 +221,9 @@ class AsyncKafkaConsumer(_Consumer):
     async def __aiter__(self) -> AsyncIterator[ConsumerRecord]:
         """Record after record until the consumer is closed; the position moves with each."""
         while not self._core.is_closed:
-            for record in await self.poll(ITERATION_SECONDS, 1):
-                yield record
+            for record in await self._core.poll_unread(ITERATION_SECONDS):
+                if self._core.take_unread(record):
+                    yield record
 
     async def commit(self, offsets: Offsets | None = None, timeout: float | None = None) -> None:
         """See `KafkaConsumer.commit`."""

@@ -240,6 +240,10 @@ class SubscriptionState:
         """
         self._move(self.require(partition), Position(offset, offset_epoch))
 
+    def rewind(self, state: PartitionState) -> None:
+        """Records behind the position were handed out, but not taken: fetch them again."""
+        self._move(state, Position(state.offset, state.offset_epoch, state.leader_epoch))
+
     def found(self, partition: TopicPartition, version: int, position: Position) -> bool:
         """A lookup (committed offset or ListOffsets) has its answer; False if nobody waits for it any more."""
         state = self.current(partition, version)
