@@ -108,38 +108,59 @@ class FewRetriesWalk(DeliveryWalk):
     producer_settings: ClassVar = {"retries": 2}
 
 
-def walk(world: ProducerWorld, rng: random.Random, steps: int) -> None:
-    """The same events as above, chosen without looking back: many more walks in the same time."""
-    for _ in range(steps):
-        step = rng.randrange(14)
-        node, partition = rng.randrange(2), rng.randrange(2)
-        if step < 2:
-            for _ in range(rng.randint(1, 12)):
-                world.send(rng.choice([0, 0, 1, None]))
-        elif step == 2:
-            world.now_ms += rng.choice([1, 10, 100, 500, 2000])
-        elif step == 3 and rng.random() < 0.2:
-            world.now_ms += rng.choice([20_000, 61_000])
-        elif step == 4 and world.metadata_wanted:
+def sending(world: ProducerWorld, rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 12)):
+        world.send(rng.choice([0, 0, 1, None]))
+    world.run()
+
+
+def answering(world: ProducerWorld, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        if world.metadata_wanted:
             world.bring_metadata()
-        elif step == 5 and world.producer_id_wanted:
-            world.bring_producer_id(rng.choice([0, 0, 14]))
-        elif step in (6, 7):
-            for _ in range(rng.randint(1, 5)):
-                world.work(node)
-        elif step in (8, 9):
-            for _ in range(rng.randint(1, 5)):
-                world.deliver(node)
-        elif step == 10:
-            world.disconnect(node, worked_on=rng.randint(0, 5))
-        elif step == 11:
-            world.move_leader(partition)
-        elif step == 12:
-            world.unreachable ^= {node}
-        elif step == 13:
-            world.faults.append(fault(rng))
-        if step not in (6, 7, 11, 13):
-            world.run()
+    elif world.producer_id_wanted:
+        world.bring_producer_id(rng.choice([0, 0, 14]))
+    world.run()
+
+
+def working(world: ProducerWorld, rng: random.Random) -> None:
+    node = rng.randrange(2)
+    for _ in range(rng.randint(1, 5)):
+        world.work(node)
+
+
+def delivering(world: ProducerWorld, rng: random.Random) -> None:
+    node = rng.randrange(2)
+    for _ in range(rng.randint(1, 5)):
+        world.deliver(node)
+    world.run()
+
+
+def breaking(world: ProducerWorld, rng: random.Random) -> None:
+    world.disconnect(rng.randrange(2), worked_on=rng.randint(0, 5))
+    world.run()
+
+
+def moving(world: ProducerWorld, rng: random.Random) -> None:
+    world.move_leader(rng.randrange(2))
+
+
+def losing(world: ProducerWorld, rng: random.Random) -> None:
+    world.unreachable ^= {rng.randrange(2)}
+    world.run()
+
+
+def waiting(world: ProducerWorld, rng: random.Random) -> None:
+    world.run(rng.choice([1, 10, 100, 500, 2000, *([20_000, 61_000] if rng.random() < 0.2 else [])]))
+
+
+def refusing(world: ProducerWorld, rng: random.Random) -> None:
+    world.faults.append(fault(rng))
+
+
+EVENTS = [sending, sending, answering, answering, working, working, delivering, delivering] + [
+    breaking, moving, losing, waiting, refusing,
+]  # fmt: skip
 
 
 def fault(rng: random.Random) -> Fault | None:
@@ -160,7 +181,9 @@ def fault(rng: random.Random) -> Fault | None:
 def test_hundreds_of_walks_end_well(settings: dict[str, object]) -> None:
     for seed in range(400):
         world = ProducerWorld(2, 2, seed, **settings)
-        walk(world, random.Random(seed), 60)
+        rng = random.Random(seed)
+        for _ in range(60):
+            rng.choice(EVENTS)(world, rng)
         world.settle()
         try:
             world.check()

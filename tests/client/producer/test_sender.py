@@ -240,6 +240,20 @@ def test_a_batch_that_is_too_large_goes_in_parts_and_every_record_keeps_its_futu
     assert world.sender.counters.batches_split >= 1
 
 
+def test_a_batch_that_may_be_stored_is_never_split() -> None:
+    """The limit is lowered while the answer is on its way: parts would be stored beside the whole."""
+    world = running()
+    futures = [world.send() for _ in range(6)]
+    world.faults.append(Fault(20, stores=True))
+    exchange(world)
+    world.now_ms += 2_000
+    world.faults.append(Fault(10))
+    exchange(world)
+    assert all(isinstance(cause(future), MessageTooLarge) for future in futures)
+    world.settle()
+    world.check()
+
+
 def test_a_single_record_that_is_too_large_fails() -> None:
     world = running()
     world.size_limit = 100
