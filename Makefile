@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check -q
 
 # The native kernel is part of the install, so a change of its source installs again.
-SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx)
+SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx broker/ottla_wire/records/*.pxi)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format peers clean

@@ -72,7 +72,7 @@ def damaged(rng: random.Random) -> bytes:
     buffer = bytearray(rng.choice(SEEDS))
     for _ in range(rng.randint(1, 4)):
         # Most damage goes behind the header, where the lengths of records are.
-        position = rng.randrange(61, len(buffer)) if rng.random() < 0.8 else rng.randrange(8, len(buffer))
+        position = rng.randrange(61, len(buffer)) if rng.random() < 0.8 else rng.randrange(len(buffer))
         action = rng.randrange(4)
         if action == 0:
             buffer[position] = rng.choice(INTERESTING)

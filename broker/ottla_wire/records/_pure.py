@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ottla_wire.errors import CorruptMessage, InvalidRecord
 from ottla_wire.records._pure_sending import SendFuture, SendResult, complete_batch, fail_futures
@@ -94,11 +94,11 @@ class Record:
     def __init__(
         self, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: tuple[HeaderTuple, ...]
     ) -> None:
-        self.offset = offset
-        self.timestamp_ms = timestamp_ms
-        self.key = key
-        self.value = value
-        self.headers = headers
+        self.offset: Final = offset
+        self.timestamp_ms: Final = timestamp_ms
+        self.key: Final = key
+        self.value: Final = value
+        self.headers: Final = headers
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
@@ -149,11 +149,11 @@ class ConsumerRecord:
         leader_epoch: int | None = None,
         delivery_attempt: int | None = None,
     ) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.offset = offset
-        self.timestamp_ms = timestamp_ms
-        self.timestamp_type = timestamp_type
+        self.topic: Final = topic
+        self.partition: Final = partition
+        self.offset: Final = offset
+        self.timestamp_ms: Final = timestamp_ms
+        self.timestamp_type: Final = timestamp_type
         self.key = key
         self.value = value
         self.headers = headers
@@ -388,12 +388,12 @@ class BatchHeader:
     @property
     def last_offset(self) -> int:
         """The offset of the batch's last record, also if compaction has removed it."""
-        return self.base_offset + self.last_offset_delta
+        return _signed64(self.base_offset + self.last_offset_delta)
 
     @property
     def next_offset(self) -> int:
         """The offset behind the batch."""
-        return self.base_offset + self.last_offset_delta + 1
+        return _signed64(self.base_offset + self.last_offset_delta + 1)
 
 
 def _batch_size(view: memoryview, position: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ottla_wire.records import waiting
 from ottla_wire.records.model import ProducerRecord, RecordMetadata, SendError
@@ -26,10 +26,10 @@ class SendResult:
 
     def __init__(self, future: SendFuture) -> None:
         self._future = future
-        self.topic: str = future.topic
-        self.partition: int = future._partition
-        self.offset: int = future._offset
-        self.timestamp_ms: int = future._timestamp_ms
+        self.topic: Final = future.topic
+        self.partition: Final = future._partition
+        self.offset: Final = future._offset
+        self.timestamp_ms: Final = future._timestamp_ms
 
     @property
     def record(self) -> ProducerRecord:
@@ -86,10 +86,10 @@ class SendFuture:
         timestamp_ms: int | None = None,
         headers: Any = None,
     ) -> None:
-        self.topic = topic
-        self.value = value
-        self.key = key
-        self.headers = headers
+        self.topic: Final = topic
+        self.value: Final = value
+        self.key: Final = key
+        self.headers: Final = headers
         self._asked_partition = partition
         self._asked_timestamp_ms = timestamp_ms
         self._partition = -1

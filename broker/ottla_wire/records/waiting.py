@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Watched(Protocol):
     """What this module needs of a future."""
 
-    topic: str
+    @property
+    def topic(self) -> str: ...  # noqa: D102
 
     def done(self) -> bool: ...  # noqa: D102
 
