@@ -1,6 +1,7 @@
 """Which foreign programs a test needs, and what happens where one is missing.
 
-A test says `@pytest.mark.peer("java", "apache-4.3")`. A missing peer skips it, unless `OTTLA_REQUIRE` names the peer:
+A test says `@pytest.mark.peer("java", "apache-4.3")`; "apache" is any Apache Kafka: at an address, from Maven, from a
+container. A missing peer skips it, unless `OTTLA_REQUIRE` names the peer:
 then it fails. The run ends with a table of peers: tests run, tests skipped and why.
 """
 
@@ -16,6 +17,9 @@ import pytest
 
 from support import apache_kafka
 
+APACHE_ADDRESS = "OTTLA_APACHE_KAFKA"  # HOST:PORT of an Apache Kafka that runs already
+APACHE_IMAGE = "OTTLA_APACHE_IMAGE"  # the image that testcontainers starts
+
 
 def _module(name: str) -> str | None:
     return None if importlib.util.find_spec(name) else f"the Python package {name} is not installed"
@@ -23,6 +27,20 @@ def _module(name: str) -> str | None:
 
 def _program(name: str) -> str | None:
     return None if shutil.which(name) else f"{name} is not on the PATH"
+
+
+def docker_is_there() -> bool:
+    """Whether containers can be started."""
+    return shutil.which("docker") is not None and _module("testcontainers") is None
+
+
+def _any_apache() -> str | None:
+    if os.environ.get(APACHE_ADDRESS):
+        return None
+    reason = missing("apache-4.3")
+    if reason is None or docker_is_there():
+        return None
+    return f"{reason}; there is no Docker either, and {APACHE_ADDRESS} names no address"
 
 
 @cache
@@ -35,6 +53,7 @@ def missing(peer: str) -> str | None:
             return str(error)
         return None
     checks = {
+        "apache": _any_apache,
         "java": lambda: _program("java"),
         "kcat": lambda: _program("kcat"),
         "confluent": lambda: _module("confluent_kafka"),
