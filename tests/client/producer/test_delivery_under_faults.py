@@ -158,9 +158,8 @@ def refusing(world: ProducerWorld, rng: random.Random) -> None:
     world.faults.append(fault(rng))
 
 
-EVENTS = [sending, sending, answering, answering, working, working, delivering, delivering] + [
-    breaking, moving, losing, waiting, refusing,
-]  # fmt: skip
+OFTEN = [sending, answering, working, delivering]
+EVENTS = [*OFTEN, *OFTEN, breaking, moving, losing, waiting, refusing]
 
 
 def fault(rng: random.Random) -> Fault | None:

@@ -302,6 +302,30 @@ def test_one_request_in_flight_keeps_order_without_idempotence() -> None:
     world.check()
 
 
+def test_a_partition_with_one_request_in_flight_is_not_sent_to_its_new_leader_meanwhile() -> None:
+    world = ProducerWorld(enable_idempotence=False, max_in_flight_requests_per_connection=1)
+    world.bring_metadata()
+    world.send()
+    world.run()
+    world.move_leader(0)
+    world.bring_metadata()
+    world.send()
+    world.run()
+    assert not world.in_flight[1], "the first record may still come back to be sent again, before this one"
+    world.settle()
+    world.check()
+
+
+def test_a_broker_has_no_more_requests_at_once_than_allowed_whatever_the_partitions() -> None:
+    world = running(partitions=6, nodes=1, max_in_flight_requests_per_connection=3)
+    for partition in range(6):
+        world.send(partition)
+        world.run()
+    assert len(world.in_flight[0]) == 3
+    world.settle()
+    world.check()
+
+
 def test_a_fatal_error_fails_everything_that_waits() -> None:
     world = running()
     future = world.send()
