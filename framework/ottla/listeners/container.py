@@ -55,6 +55,9 @@ class ContainerProperties:
     filter: Callable[[ConsumerRecord], bool] | None = None
     on_error: ErrorHandler = field(default_factory=ErrorHandler)
     poll_timeout: float = 1.0
+    sync_commits: bool = False
+    """Wait for each commit before the next records. Off: the commit is under way while they are handled; what has not
+    been confirmed is committed again, and waited for, before a partition or the consumer is given up."""
     shutdown_timeout: float = 10.0
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """Client settings that win over the factory's."""
@@ -259,6 +262,7 @@ class _ConsumerRunner:
             now_ms=_monotonic_ms,
             record_filter=properties.filter,
             poll_timeout=properties.poll_timeout,
+            sync_commits=properties.sync_commits,
         )
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------

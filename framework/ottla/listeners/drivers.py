@@ -15,6 +15,7 @@ from ottla.listeners.ack import AckMode, Acknowledgment, AckTracker, Offsets
 from ottla.listeners.binding import BoundListener, Delivery
 from ottla.listeners.listener_loop import (
     Commit,
+    CommitSoon,
     Deliver,
     DeliverBatch,
     Delivered,
@@ -52,6 +53,15 @@ class Driver:
         self.acks = acks
         self.recover = recover
         self.wakeup = wakeup
+
+    def _commit_done(self, _: Any, error: BaseException | None) -> None:
+        """The client's callback of `commit_async`, inside a later poll."""
+        try:
+            outcome = None if error is None else commit_outcome(error)
+        except BaseException as fatal:  # noqa: BLE001 - it ends the loop, not the client's poll
+            self.loop.commit_failed(fatal)
+        else:
+            self.loop.committed(outcome)
 
     def _delivery(self, consumer: Any, records: list[ConsumerRecord]) -> Delivery:
         if not self.listener.takes_acknowledgment:
@@ -104,6 +114,8 @@ class ThreadDriver(Driver):
                 return self._deliver_batch(list(effect.records), consumer)
             case Commit():
                 return self._commit(effect.offsets, consumer)
+            case CommitSoon():
+                consumer.commit_async(effect.offsets, self._commit_done)
             case Recover():
                 return self._recover(effect.record, effect.error)
             case Request():
@@ -216,6 +228,8 @@ class TaskDriver(Driver):
                 return await self._deliver_batch(list(effect.records), consumer)
             case Commit():
                 return await self._commit(effect.offsets, consumer)
+            case CommitSoon():
+                consumer.commit_async(effect.offsets, self._commit_done)
             case Recover():
                 return await self._recover(effect.record, effect.error)
             case Request():

@@ -8,6 +8,10 @@ A failed record is *held* together with what follows it in its partition: the pa
 others go on, and polling goes on too, so the consumer stays in its group however long the back-off is. When its time
 has come the held records are delivered from memory; when none is left the partition is resumed. Nothing is fetched
 twice, and the order of a partition is kept. A partition that is revoked takes its held records with it.
+
+Offsets are committed while the next records are handled: one commit is under way at a time, and what is processed
+meanwhile goes into the next one. What has not been confirmed is committed again, and waited for, before a partition or
+the consumer is given up; so nothing is promised less than by waiting each time, and a round trip per poll is saved.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from ottla.listeners.ack import AckMode, AckTracker, Offsets
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
+
+COMMIT_CHECK_SECONDS = 0.02
 
 
 class Effect:
@@ -63,6 +69,13 @@ class Recover(Effect):
 @dataclass(frozen=True, slots=True)
 class Commit(Effect):
     """Commit these offsets and wait for it. Outcome: None, or the error that may be tried again."""
+
+    offsets: Offsets
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSoon(Effect):
+    """Begin to commit these offsets and go on; `ListenerLoop.committed` is told the outcome inside a later poll."""
 
     offsets: Offsets
 
@@ -145,6 +158,7 @@ class ListenerLoop:
         now_ms: Callable[[], int],
         record_filter: Callable[[ConsumerRecord], bool] | None = None,
         poll_timeout: float = 1.0,
+        sync_commits: bool = False,
     ) -> None:
         self._is_batch = is_batch
         self._acks = acks
@@ -153,6 +167,9 @@ class ListenerLoop:
         self._now_ms = now_ms
         self._filter = record_filter
         self._poll_timeout = poll_timeout
+        self._waits_for_commits = sync_commits or acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE)
+        self._unconfirmed: Offsets = {}
+        self._commit_error: BaseException | None = None
         self._held: dict[TopicPartition, Held] = {}
         self._released: list[TopicPartition] = []
         self._is_paused = False
@@ -164,14 +181,28 @@ class ListenerLoop:
         partitions = list(partitions)
         for partition in partitions:
             self._held.pop(partition, None)
-        return self._acks.take(self._now_ms(), partitions)
+        unconfirmed = {p: self._unconfirmed.pop(p) for p in partitions if p in self._unconfirmed}
+        return {**unconfirmed, **self._acks.take(self._now_ms(), partitions)}
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
         """The partitions are gone already: nothing may be committed for them."""
         partitions = list(partitions)
         for partition in partitions:
             self._held.pop(partition, None)
+            self._unconfirmed.pop(partition, None)
         self._acks.forget(partitions)
+
+    def committed(self, error: BaseException | None) -> None:
+        """The commit that was under way is done, or failed with an error that allows to try again."""
+        offsets, self._unconfirmed = self._unconfirmed, {}
+        if error is not None:
+            logger.info("a commit is tried again later: %s", error)
+            self._acks.restore(offsets)
+
+    def commit_failed(self, error: BaseException) -> None:
+        """The commit that was under way failed for good: the loop ends with the error."""
+        self._unconfirmed = {}
+        self._commit_error = error
 
     def is_held(self, partition: TopicPartition) -> bool:
         """Whether the loop itself wants this partition paused."""
@@ -181,6 +212,7 @@ class ListenerLoop:
         """The partition goes on from elsewhere: what is held or ready to be committed of it no longer counts."""
         if self._held.pop(partition, None) is not None:
             self._released.append(partition)
+        self._unconfirmed.pop(partition, None)
         self._acks.forget([partition])
 
     def to_pause(self, assigned: Iterable[TopicPartition]) -> list[TopicPartition]:
@@ -206,7 +238,7 @@ class ListenerLoop:
             if records:
                 yield from self._process(records)
             yield from self._commit_if_due()
-        offsets = self._acks.take(self._now_ms())
+        offsets = {**self._unconfirmed, **self._acks.take(self._now_ms())}
         if offsets:
             yield Commit(offsets)
 
@@ -225,10 +257,13 @@ class ListenerLoop:
             self._is_paused = False
 
     def _timeout(self) -> float:
+        timeout = self._poll_timeout
+        if self._unconfirmed and self._acks.is_due(self._now_ms()):
+            timeout = min(timeout, COMMIT_CHECK_SECONDS)
         if not self._held or self._is_paused:
-            return self._poll_timeout
+            return timeout
         due = min(held.due_ms for held in self._held.values())
-        return min(self._poll_timeout, max(0, due - self._now_ms()) / 1000)
+        return min(timeout, max(0, due - self._now_ms()) / 1000)
 
     def _process(self, records: Sequence[ConsumerRecord]) -> Generator[Effect, Any, None]:
         wanted = self._without_filtered(records) if self._filter is not None else records
@@ -406,9 +441,15 @@ class ListenerLoop:
     # -- commits -------------------------------------------------------------------------------------------------------
 
     def _commit_if_due(self) -> Generator[Effect, Any, None]:
-        if not self._acks.is_due(self._now_ms()):
+        if self._commit_error is not None:
+            raise self._commit_error
+        if self._unconfirmed or not self._acks.is_due(self._now_ms()):
             return
         offsets = self._acks.take(self._now_ms())
+        if not self._waits_for_commits:
+            self._unconfirmed = offsets
+            yield CommitSoon(offsets)
+            return
         failure = yield Commit(offsets)
         if failure is not None:
             logger.info("a commit is tried again later: %s", failure)

@@ -12,6 +12,7 @@ from ottla.error_handling import ErrorHandler
 from ottla.listeners.ack import AckMode, AckTracker
 from ottla.listeners.listener_loop import (
     Commit,
+    CommitSoon,
     Deliver,
     DeliverBatch,
     Delivered,
@@ -66,6 +67,8 @@ class LoopRig:
         self.events: list[Any] = []
         self.paused: set[TopicPartition] = set()
         self.commit_failures: list[BaseException] = []
+        self.confirms = True
+        """Whether a commit that is not waited for is confirmed at once."""
 
     def run(self, *polls: Iterable[ConsumerRecord]) -> LoopRig:
         """Drive the loop through these polls, then through idle ones until nothing is held, then stop it."""
@@ -93,6 +96,8 @@ class LoopRig:
                 if self.commit_failures:
                     return self.commit_failures.pop(0)
                 self.events.append(("commit", {(p.topic, p.partition): o.offset for p, o in effect.offsets.items()}))
+            case CommitSoon():
+                self._commit_soon(effect)
             case Recover():
                 self.events.append(("recover", effect.record.offset))
                 try:
@@ -110,6 +115,15 @@ class LoopRig:
             case _:
                 self.events.append(type(effect).__name__)
         return None
+
+    def _commit_soon(self, effect: CommitSoon) -> None:
+        if self.commit_failures:
+            failure = self.commit_failures.pop(0)
+            (self.loop.committed if isinstance(failure, TimeoutError) else self.loop.commit_failed)(failure)
+            return
+        self.events.append(("commit", {(p.topic, p.partition): o.offset for p, o in effect.offsets.items()}))
+        if self.confirms:
+            self.loop.committed(None)
 
     def _poll(self, effect: Poll) -> list[ConsumerRecord]:
         if self.polls:

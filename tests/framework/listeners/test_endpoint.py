@@ -13,7 +13,7 @@ from ottla import AckMode, listener
 from ottla.errors import ConfigError
 from ottla.listeners import endpoint as module
 from ottla.listeners.binding import Delivery, bind
-from ottla.listeners.endpoint import endpoints_of, is_unbound_method, unique
+from ottla.listeners.endpoint import BARE_LISTENERS, endpoints_of, is_unbound_method, unique
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,9 @@ def test_listeners_of_a_module_are_found() -> None:
 class Unbound:
     @listener("orders")
     def bill(self, order: bytes) -> None: ...
+
+
+BARE_LISTENERS.pop()  # a listener of this module must not become one of every application that a test starts
 
 
 def test_a_method_without_its_instance_is_recognised() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ottla import AckMode, BatchListenerFailed, ErrorHandler, Retry, TopicPartition, stop_container
 from ottla.error_handling.error_handler import StopContainer
-from ottla.errors import ConversionError
+from ottla.errors import ConversionError, GroupAuthorizationFailed
 from ottla.listeners.listener_loop import Delivered
 
 
@@ -206,6 +206,50 @@ def test_a_commit_that_may_be_tried_again_is_tried_again(rig: Any, make_record: 
     run.commit_failures = [TimeoutError()]
     run.run([make_record(0)])
     assert run.commits == [{("orders", 0): 1}]
+
+
+def test_one_commit_is_under_way_at_a_time_and_the_next_has_all_that_came_since(rig: Any, make_record: Any) -> None:
+    run = rig()
+    run.confirms = False
+
+    def listener(record: Any) -> None:
+        if record.offset == 3:
+            run.loop.committed(None)
+
+    run.listener = listener
+    run.run([make_record(0)], [make_record(1)], [make_record(2)], [make_record(3)])
+    assert run.commits[:2] == [{("orders", 0): 1}, {("orders", 0): 4}]
+
+
+def test_a_commit_that_was_not_confirmed_is_repeated_and_waited_for_at_the_end(rig: Any, make_record: Any) -> None:
+    run = rig()
+    run.confirms = False
+    run.run([make_record(0)])
+    assert run.commits == [{("orders", 0): 1}, {("orders", 0): 1}]
+
+
+def test_revocation_repeats_a_commit_that_was_not_confirmed(rig: Any, make_record: Any) -> None:
+    run = rig()
+    run.confirms = False
+    given: list[Any] = []
+    run.polls = [[make_record(4)]]
+
+    def revoke(_: Any) -> None:
+        given.append(run.loop.revoked([TopicPartition("orders", 0)]))
+
+    effects = run.loop.run()
+    outcome = None
+    while not run.commits:
+        outcome = run._perform(effects.send(outcome))
+    revoke(None)
+    assert [offset.offset for offset in given[0].values()] == [5]
+
+
+def test_a_commit_that_cannot_be_mended_ends_the_loop(rig: Any, make_record: Any) -> None:
+    run = rig()
+    run.commit_failures = [GroupAuthorizationFailed("no")]
+    with pytest.raises(GroupAuthorizationFailed):
+        run.run([make_record(0)], [make_record(1)])
 
 
 def test_filtered_records_never_reach_the_listener_and_are_committed(rig: Any, make_record: Any) -> None:
