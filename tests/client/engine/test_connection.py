@@ -12,6 +12,7 @@ import pytest
 from ottla.client.connection import Connection, ConnectionOptions
 from ottla.client.metadata import Node
 from ottla.errors import Disconnected, NoAnswer, UnsupportedVersion
+from ottla_wire.framing import encode_response
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest, FindCoordinatorResponse
 from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 from ottla_wire.messages.list_groups import ListGroupsRequest
@@ -169,6 +170,18 @@ def test_what_is_no_answer_gives_the_connection_up(garbage: bytes) -> None:
             with pytest.raises(Disconnected):
                 await answer
             assert not connection.is_usable
+
+    run(scenario())
+
+
+def test_an_answer_to_another_request_is_not_taken_for_this_ones() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            answer_to_99 = b"".join(encode_response(FindCoordinatorResponse(), 1, 99))
+            broker.handlers[10] = lambda request, version: Raw(answer_to_99)
+            connection = await connected(broker)
+            with pytest.raises(Disconnected, match="correlation id 99"):
+                await connection.send(FindCoordinatorRequest(key="a"), 1)
 
     run(scenario())
 

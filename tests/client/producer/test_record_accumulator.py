@@ -64,13 +64,21 @@ def test_records_wait_for_their_topic_inside_buffer_memory_and_move_on_in_order(
     assert records.accumulator.topics_waited_for() == []
 
 
-def test_nothing_overtakes_records_that_wait_for_a_partition_to_appear() -> None:
+def test_records_wait_for_a_partition_to_appear_and_hold_up_no_other() -> None:
     records = known()
     late = records.append(partition=7)
+    other = records.append(partition=0)
     after = records.append(partition=7)
-    assert TOPIC not in records.accumulator.open_topics
+    assert list(records.queue(0).batches[0].futures) == [other]
     records.learn(partitions=8)
     assert list(records.queue(7).batches[0].futures) == [late, after]
+
+
+def test_a_topic_that_is_not_known_is_not_open_to_senders() -> None:
+    records = Records()
+    records.append(partition=0)
+    assert TOPIC not in records.accumulator.open_topics
+    records.learn()
     assert TOPIC in records.accumulator.open_topics
 
 

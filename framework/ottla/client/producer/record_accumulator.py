@@ -194,7 +194,7 @@ class RecordAccumulator:
             original_timestamp_ms,
         )
         queues.last_used_ms = now_ms
-        if queues.waiting or not queues.count or (partition is not None and partition >= queues.count):
+        if not queues.count or (partition is not None and partition >= queues.count):
             return self._wait(now_ms, queues, record)
         queue, future = self._append(queues, partition, key, value, lambda queue: queue.append(*record))
         if future is not None:
@@ -304,7 +304,6 @@ class RecordAccumulator:
         deadline_ms = now_ms + min(self._config.max_block_ms, self._config.delivery_timeout_ms)
         queues.waiting.append(WaitingRecord(future, timestamp_ms, key, value, headers, partition, size, deadline_ms))
         self.records_waiting += 1
-        self.open_topics.pop(queues.name, None)
         self._due_ms = now_ms
         return future
 
@@ -334,12 +333,12 @@ class RecordAccumulator:
         return failed
 
     def _look_open(self, queues: TopicQueues) -> None:
-        """Whether senders may append to the open batches of a topic without asking: nothing waits, nothing is special.
+        """Whether senders may append to a topic's open batches without asking: it is known, and nothing is special.
 
         What they do then is one step of `append`: take the queue by key or the sticky one, and call its `append`.
         """
         own = self._config.partitioner_ignore_keys or self._config.partitioner_class is not None
-        if queues.count and not queues.waiting and not own and not self.is_closed:
+        if queues.count and not own and not self.is_closed:
             self.open_topics[queues.name] = queues
         else:
             self.open_topics.pop(queues.name, None)
@@ -378,7 +377,6 @@ class RecordAccumulator:
             return []
         taken = list(queues.waiting)
         queues.waiting.clear()
-        self._look_open(queues)
         return self._forget_waiting(taken)
 
     def expired_waiting(self, now_ms: int) -> list[tuple[str, list[SendFuture]]]:
@@ -389,7 +387,6 @@ class RecordAccumulator:
             while queues.waiting and queues.waiting[0].deadline_ms <= now_ms:
                 taken.append(queues.waiting.popleft())
             if taken:
-                self._look_open(queues)
                 expired.append((queues.name, self._forget_waiting(taken)))
         return expired
 
