@@ -90,9 +90,7 @@ class ClientConfig:
 
     bootstrap_servers: str | list[str] | tuple[str, ...] = setting("localhost:9092", not_empty)
     client_id: str = setting("")
-    client_dns_lookup: str = setting(
-        "use_all_dns_ips", one_of("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only")
-    )
+    client_dns_lookup: str = setting("use_all_dns_ips", one_of("use_all_dns_ips"))
     connections_max_idle_ms: int = setting(540_000, at_least(-1))
     default_api_timeout_ms: int = setting(60_000, at_least(0))
     metadata_max_age_ms: int = setting(300_000, at_least(0))

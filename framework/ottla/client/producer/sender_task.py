@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from ottla.client.cluster import Cluster, Lane, Purpose, TopicInterest
 from ottla.client.config import ProducerConfig
@@ -19,6 +19,8 @@ from ottla_wire.messages.produce import ProduceRequest
 from ottla_wire.schema import Request
 
 logger = logging.getLogger("ottla.producer")
+
+TIDY_MS: Final = 30_000
 
 
 class SenderTask:
@@ -45,6 +47,7 @@ class SenderTask:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._tidy_at_ms = 0
         self.sender = Sender(config, accumulator, self._cluster.metadata, self, transactions)
 
     # --- life
@@ -93,8 +96,17 @@ class SenderTask:
         # Set before looking: a batch begun while the sender looks is seen by it, or wakes it because of this.
         self.next_look_ms = NEVER_MS
         look_again_ms = self.sender.run_once(now_ms)
+        if now_ms >= self._tidy_at_ms:
+            self._tidy(now_ms)
         self.look_again_at(look_again_ms)
         self._after_run()
+
+    def _tidy(self, now_ms: int) -> None:
+        """Forget topics that nothing is sent to any more, so that they are not asked for for ever."""
+        self._tidy_at_ms = now_ms + TIDY_MS
+        with self._accumulator.lock:
+            self._accumulator.forget_idle_topics(now_ms)
+            self._interest.topics = set(self._accumulator.topics)
 
     def look_again_at(self, at_ms: int) -> None:
         """Set the timer, unless it goes off earlier anyway."""
