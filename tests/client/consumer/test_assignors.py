@@ -224,6 +224,21 @@ def test_two_claims_of_one_generation_are_both_void_and_withheld_until_one_lets_
     assert CooperativeStickyAssignor().assign({"a": 1}, members) == {"x": [], "y": []}
 
 
+def test_a_partition_that_two_claim_belongs_to_neither_and_is_dealt_out_anew() -> None:
+    a0, a1 = TopicPartition("a", 0), TopicPartition("a", 1)
+    members = {member_id: MemberSubscription(topics=["a"]) for member_id in ("x", "y")}
+    claims = {"x": Claim([a0, a1], 5), "y": Claim([a0], 5)}
+    assert assign_sticky({"a": 2}, members, claims) == {"x": [a1], "y": [a0]}
+
+
+def test_static_members_come_before_dynamic_ones() -> None:
+    members = {
+        "a-dynamic": MemberSubscription(topics=["a"]),
+        "b-static": MemberSubscription(topics=["a"], group_instance_id="z"),
+    }
+    assert RangeAssignor().assign({"a": 1}, members)["b-static"] == [TopicPartition("a", 0)]
+
+
 def test_an_outdated_owner_still_reads_its_partition_so_it_is_withheld_from_the_new_one() -> None:
     members = {
         "zombie": MemberSubscription(topics=["a"], owned=(TopicPartition("a", 0),), generation=1),

@@ -111,7 +111,7 @@ def test_an_aborted_transaction_whose_first_record_is_before_the_fetch_is_skippe
 
 def test_a_batch_that_does_not_match_its_checksum_is_reported_each_time_it_is_reached(log: SimpleNamespace) -> None:
     good, bad = log.batch(0, [b"x"] * 2), bytearray(log.batch(2, [b"y"] * 2))
-    bad[-1] ^= 0xFF
+    bad[-2] ^= 0xFF  # in a value: nothing but the checksum can tell
     fetch = fetched(good + bytes(bad))
     assert [record.offset for record in fetch.take(10)] == [0, 1]
     for _ in range(2):

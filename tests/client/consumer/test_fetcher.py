@@ -117,7 +117,7 @@ class World:
             ConsumerConfig(retry_backoff_ms=1, **{"auto_offset_reset": "earliest", **settings}), random.Random(1)
         )
         self.cluster = FakeCluster()
-        backoff = Backoff(1, 5, random.Random(1))
+        backoff = Backoff(5, 10, random.Random(1))
         lookup = OffsetLookup(self.cluster, read_committed=False, request_timeout_ms=1_000)  # type: ignore[arg-type]
         self.fetcher = Fetcher(
             self.shared,
@@ -236,6 +236,23 @@ async def test_an_answer_from_before_a_seek_is_dropped(log: SimpleNamespace) -> 
     await world.settle()
     assert world.collected() == []
     assert world.cluster.fetches[1].topics[0].partitions[0].fetch_offset == 50
+
+
+@in_loop
+async def test_answers_of_an_old_and_a_new_leader_to_the_same_question_count_once(log: SimpleNamespace) -> None:
+    """Without an epoch to validate the position is fetched from the new leader while the old one has not answered."""
+    world = World()
+    world.assign(A0)
+    world.wake()
+    await world.settle()
+    world.cluster.lead(2, 6)
+    world.wake()
+    await world.settle()
+    assert [node for node, _ in world.cluster.requests] == [1, 2]
+    for parked in world.cluster.parked[:2]:
+        parked.set_result(fetched(data(0, log.batch(0, [b"x"] * 2))))
+    await world.settle()
+    assert world.collected() == [(0, 0), (0, 1)]
 
 
 @in_loop
@@ -435,6 +452,23 @@ async def test_a_truncated_log_without_a_policy_is_told_to_the_application(log: 
     assert isinstance(error, LogTruncation)
     assert (error.positions, error.divergent_offsets) == ({A0: 50}, {A0: OffsetAndMetadata(30, 4)})
     assert not world.cluster.fetches
+
+
+@in_loop
+async def test_a_truncation_found_after_the_application_sought_elsewhere_is_no_news(log: SimpleNamespace) -> None:
+    world = World(auto_offset_reset="none")
+    world.assign(A0, offset=50, epoch=5)
+    world.cluster.lead(2, 6)
+    world.wake()
+    await world.settle()
+    world.shared.subscription.seek(A0, 10)
+    ends = [EpochEndOffset(partition=0, leader_epoch=4, end_offset=30)]
+    world.cluster.parked[0].set_result(
+        OffsetForLeaderEpochResponse(topics=[OffsetForLeaderTopicResult(topic="a", partitions=ends)])
+    )
+    await world.settle()
+    assert not world.shared.partition_errors
+    assert world.state().offset == 10
 
 
 @in_loop
