@@ -49,7 +49,7 @@ format: $(VENV)/.dev ## write what `make check` asks of the format
 
 peers: $(VENV)/.peers ## the other clients that tests and benchmarks compare with
 	$(BIN)/python tests/support/apache_kafka.py
-	$(BIN)/python tests/tools/fetch_kafka_jars.py
+	$(BIN)/python tests/support/fetch_kafka_jars.py
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

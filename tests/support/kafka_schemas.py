@@ -1,7 +1,7 @@
 """Kafka's own message definitions, read from the kafka-clients jars, in a form that our classes can be compared with.
 
 Jars are looked for in `OTTLA_KAFKA_JARS` (jars or folders of them, separated as in PATH), else in the cache that
-`tests/tools/fetch_kafka_jars.py` and `support/apache_kafka.py` fill.
+`tests/support/fetch_kafka_jars.py` and `support/apache_kafka.py` fill.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def jar(version: str) -> Path:
     """The jar of one version; without it the test is skipped, or fails if OTTLA_REQUIRE names `kafka-jars`."""
     if version in jars():
         return jars()[version]
-    reason = f"there is no kafka-clients-{version}.jar here: python tests/tools/fetch_kafka_jars.py gets it"
+    reason = f"there is no kafka-clients-{version}.jar here: python tests/support/fetch_kafka_jars.py gets it"
     if "kafka-jars" in required():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""Gets the kafka-clients jars that the wire tests compare with, through Maven: python tests/tools/fetch_kafka_jars.py
+"""Gets the kafka-clients jars that the wire tests compare with, through Maven: python tests/support/fetch_kafka_jars.py
 
 They land in `~/.cache/ottla/kafka/clients` (`OTTLA_KAFKA_CACHE` moves the cache). A jar that is there already is kept.
 """
