@@ -322,6 +322,25 @@ def test_a_commit_while_joining_is_told_to_poll_first(
     consumer.close(5)
 
 
+def test_a_member_whose_join_waits_for_others_can_still_ask_and_leave(
+    broker: str, group: str, new_topic: NewTopic
+) -> None:
+    """On one connection everything else would wait behind the JoinGroup that waits for the other member."""
+    topic = new_topic(2)
+    patient = {"enable_auto_commit": False, "session_timeout_ms": 30_000}
+    consumer = joined(broker, group, topic, **patient)
+    other = KafkaConsumer(bootstrap_servers=broker, group_id=group, **{**FAST, **patient})
+    other.subscribe([topic])
+    eventually(lambda: consumer.poll(0.02) or other.poll(0.02) or len(other.assignment()) == 1)
+    consumer.enforce_rebalance()
+    consumer.poll(0.1)
+    partition = TopicPartition(topic, 0)
+    assert consumer.committed([partition], timeout=5) == {partition: None}
+    consumer.close(5)
+    eventually(lambda: other.poll(0.05) or len(other.assignment()) == 2, seconds=15)
+    other.close()
+
+
 def test_a_static_member_comes_back_to_its_partitions_without_a_rebalance(
     broker: str, group: str, new_topic: NewTopic, members: Callable[..., Member]
 ) -> None:
