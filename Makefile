@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check -q
 SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx broker/ottla_wire/records/*.pxi)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format peers clean
+.PHONY: help install demo test check format bench peers clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ check: $(VENV)/.dev ## format, lint, types, import contracts
 format: $(VENV)/.dev ## write what `make check` asks of the format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.peers ## ours beside its peers, about half an hour: make bench [ARGS="--rounds 1 --only produce --help"]
+	$(BIN)/python -m benchmarks $(ARGS)
 
 peers: $(VENV)/.peers ## the other clients that tests and benchmarks compare with
 	$(BIN)/python tests/support/apache_kafka.py

@@ -189,6 +189,11 @@ class ApacheKafka:
             f"Apache Kafka {self.version} was not ready after {START_TIMEOUT_SECONDS} s: {_tail(log)}"
         )
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
