@@ -1,8 +1,9 @@
 """What a leader checks before it appends, in Kafka's order, and the few bytes it changes.
 
-Nearly every batch passes on its header and one CRC: base offset and leader epoch are patched in place, outside the CRC,
-and nothing is decoded. Records are decoded where a rule is about records (keys of a compacted topic, a lower bound of
-timestamps) and re-encoded where the topic asks for another codec or the offsets inside are not consecutive.
+Nearly every batch passes on its header, one CRC and the frame of its payload: base offset and leader epoch are patched
+in place, outside the CRC, and nothing is decoded. Records are decoded where a rule is about records (keys of a
+compacted topic, a lower bound of timestamps) and re-encoded where the topic asks for another codec or the offsets
+inside are not consecutive.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ottla_broker.log import batch as b
 from ottla_broker.log.batch import BatchHeader
 from ottla_broker.log.config import INT64_MAX, LOG_APPEND_TIME, PRODUCER_COMPRESSION, LogConfig
 from ottla_broker.log.files import Buffer
+from ottla_broker.log.payload import check_payload
 from ottla_broker.log.producer_state import AppendOrigin, EndMarker
 from ottla_wire.errors import CorruptMessage, InvalidRecord, InvalidTimestamp, MessageTooLarge, RecordListTooLarge
 from ottla_wire.records import (
@@ -132,6 +134,7 @@ class LeaderValidator:
             or header.attributes & b.TIMESTAMP_TYPE_BIT
             or header.max_timestamp_ms > newest_ms
             or header.base_timestamp_ms > newest_ms
+            or header.base_timestamp_ms < now_ms - INT64_MAX
         ):
             part = self._apply_config(part, header, now_ms, is_client=is_client)
             header = b.read_header(part)
@@ -163,6 +166,7 @@ class LeaderValidator:
             raise InvalidRecord(
                 f"a batch of producer {header.producer_id} for {self._name} has no sequence ({header.base_sequence})"
             )
+        check_payload(header.attributes & b.COMPRESSION_MASK, part[b.HEADER_BYTES :], header.record_count, self._name)
 
     def _check_size(self, size: int) -> None:
         if size > self._config.max_message_bytes:
@@ -208,9 +212,13 @@ class LeaderValidator:
             self._is_log_append_time or header.max_timestamp_ms == b.NO_TIMESTAMP
         )
         if records is None and not claims_append_time:
-            # the largest timestamp in the header bounds all of them from above
+            # The largest timestamp in the header bounds all of them from above, and the first record has the base
+            # timestamp. That a later record exceeds the largest in the header is not seen: its delta is not looked at.
             newest = now_ms + self._config.message_timestamp_after_max_ms
-            if self._is_log_append_time or max(header.max_timestamp_ms, header.base_timestamp_ms) <= newest:
+            base_ms = header.base_timestamp_ms
+            if self._is_log_append_time or (
+                max(header.max_timestamp_ms, base_ms) <= newest and base_ms >= now_ms - INT64_MAX
+            ):
                 return None
         if records is None:
             records = self._decode(part, header)
