@@ -38,9 +38,9 @@ def outcome(what: str, results: dict[K, V], errors: dict[K, KafkaError]) -> dict
     """
     if not errors:
         return results
-    first = next(iter(errors.values()))
+    item, first = next(iter(errors.items()))
     if len(errors) == 1 and not results:
-        raise first
+        raise type(first)(f"{what}: {item}: {first}") from first
     raise SomeFailed(what, errors, results) from first
 
 
