@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ottla.client.admin import AsyncAdminClient as AsyncAdminClient
     from ottla.client.consumer import AsyncKafkaConsumer as AsyncKafkaConsumer
     from ottla.client.consumer import KafkaConsumer as KafkaConsumer
+    from ottla.client.consumer import RebalanceListener as RebalanceListener
     from ottla.client.producer import AsyncKafkaProducer as AsyncKafkaProducer
     from ottla.client.producer import KafkaProducer as KafkaProducer
     from ottla.client.topic_partition import ConsumerGroupMetadata as ConsumerGroupMetadata
@@ -22,6 +23,7 @@ _HOMES: Final = {
     "AsyncAdminClient": "ottla.client.admin",
     "AsyncKafkaConsumer": "ottla.client.consumer",
     "KafkaConsumer": "ottla.client.consumer",
+    "RebalanceListener": "ottla.client.consumer",
     "AsyncKafkaProducer": "ottla.client.producer",
     "KafkaProducer": "ottla.client.producer",
     "ConsumerGroupMetadata": "ottla.client.topic_partition",
