@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import traceback
@@ -348,3 +349,37 @@ def test_a_thread_with_a_running_event_loop_does_not_wait(records: ModuleType) -
             pending.exception(TIMEOUT)
 
     asyncio.run(main())
+
+
+def test_a_future_of_plain_content_is_no_work_for_the_cycle_collector_until_it_fails() -> None:
+    native = twin("native")
+    builder = native.RecordBatchBuilder(10_000)
+    plain = builder.append_send(0, b"k", b"v", None, "orders", "v", b"k")
+    content = [plain]
+    reachable = builder.append_send(0, b"k", b"[]", None, "orders", content, None)
+
+    assert not gc.is_tracked(plain)
+    assert gc.is_tracked(reachable), "its value may lead back to it"
+
+    native.fail_futures([plain], OttlaError("no"))
+
+    assert gc.is_tracked(plain), "the error's traceback may lead back to it"
+
+
+def test_a_failed_future_in_a_cycle_with_its_error_is_collected() -> None:
+    native = twin("native")
+    freed = threading.Event()
+
+    class Error(OttlaError):
+        def __del__(self) -> None:
+            freed.set()
+
+    future = native.RecordBatchBuilder(10_000).append_send(0, b"k", b"v", None, "orders", b"v", b"k")
+    error = Error("no")
+    error.future = future
+    native.fail_futures([future], error)
+
+    del future, error
+    gc.collect()
+
+    assert freed.is_set()

@@ -220,6 +220,8 @@ cdef class BatchWriter:
         future.timestamp_ms = timestamp_ms
         future.key_size = -1 if key is None else PyBytes_GET_SIZE(key)
         future.value_size = -1 if value is None else PyBytes_GET_SIZE(value)
+        if headers is None and is_atomic(original_value) and is_atomic(original_key):
+            future.leave_to_reference_counts()
         self.futures.append(future)
         return future
 

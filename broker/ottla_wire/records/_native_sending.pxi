@@ -66,6 +66,11 @@ cdef class SendResult:
         )
 
 
+cdef inline bint is_atomic(value):
+    """Whether a value refers to no other object."""
+    return value is None or type(value) is bytes or type(value) is str
+
+
 cdef SendResult result_of(SendFuture future):
     cdef SendResult result = SendResult.__new__(SendResult)
     result.future = future
@@ -108,6 +113,16 @@ cdef class SendFuture:
         self.headers = headers
         self.asked_partition = -1 if partition is None else partition
         self.asked_timestamp_ms = NOT_ASKED if timestamp_ms is None else timestamp_ms
+        return 0
+
+    cdef int leave_to_reference_counts(self) except -1:
+        """Hide a future from the cycle collector, which walks over all that are under way again and again.
+
+        It holds nothing that could lead back to it (Python does the same with tuples of such things), except for its
+        watchers and an error. Watchers are there only while it is pending, and then the producer holds it; an error
+        brings it back to the collector.
+        """
+        PyObject_GC_UnTrack(<void*>self)
         return 0
 
     @property
@@ -324,6 +339,8 @@ def fail_futures(futures, error, int32_t partition=-1):
                 future.partition = partition
                 future.error = error
                 future.state = FAILED
+                if not PyObject_GC_IsTracked(future):
+                    PyObject_GC_Track(future)   # its error's traceback may lead to frames that hold it
                 watchers = future.watchers
                 future.watchers = None
         if watchers is not None:
