@@ -14,7 +14,9 @@ import pytest
 
 from ottla.client import KafkaConsumer, KafkaProducer, TopicPartition
 from ottla.errors import KafkaError
+from support.apache_kafka import free_port
 from support.broker_process import BrokerProcess
+from support.slow_answers import SlowAnswers
 
 PARTITIONS = 3
 SETTINGS = {
@@ -155,8 +157,18 @@ def read_everything(bootstrap_servers: str, topic: str) -> dict[tuple[int, int],
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path / "data", SETTINGS) as started:
+def slow_answers(rng: random.Random) -> Iterator[SlowAnswers]:
+    """What clients see of the broker: its answers come late, or never if it is killed before."""
+    proxy = SlowAnswers(random.Random(rng.random()))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path, slow_answers: SlowAnswers) -> Iterator[BrokerProcess]:
+    advertised = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{slow_answers.port}"}
+    with BrokerProcess(tmp_path / "data", SETTINGS | advertised, port=free_port()) as started:
+        slow_answers.target_port = started.port
         yield started
 
 

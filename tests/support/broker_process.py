@@ -49,7 +49,7 @@ class BrokerProcess:
         if not line.startswith("ready "):
             self.kill()
             raise AssertionError(f"the broker did not become ready: {self.errors()}")
-        self.port = int(line.strip().rpartition(":")[2])
+        self.port = self.port or int(line.strip().rpartition(":")[2])
 
     def kill(self) -> None:
         """`kill -9`: nothing is flushed, closed or said."""
