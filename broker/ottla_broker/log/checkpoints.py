@@ -27,10 +27,11 @@ def read_checkpoint(files: Files, path: Path, *, columns: int) -> list[Sequence[
     return entries
 
 
-def write_checkpoint(files: Files, path: Path, entries: Iterable[Sequence[object]]) -> None:
-    """Replace a checkpoint."""
+def write_checkpoint(files: Files, path: Path, entries: Iterable[Sequence[object]], *, durable: bool = True) -> None:
+    """Replace a checkpoint. One that is not `durable` may be damaged after a crash."""
     lines = [" ".join(map(str, entry)) for entry in entries]
-    files.replace(path, "\n".join([_VERSION, str(len(lines)), *lines, ""]).encode())
+    write = files.replace if durable else files.write
+    write(path, "\n".join([_VERSION, str(len(lines)), *lines, ""]).encode())
 
 
 def read_offset_checkpoint(files: Files, path: Path) -> dict[tuple[str, int], int]:

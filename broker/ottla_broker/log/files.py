@@ -56,6 +56,35 @@ class LogFile(Protocol):
         """Let go of the descriptor; a later call opens it again."""
 
 
+class UnmadeFile:
+    """An empty file that is not there yet: nothing to read, and nobody may write."""
+
+    __slots__ = ("path",)
+
+    size = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, data: Buffer) -> None:
+        """Not before the file was made."""
+        raise AssertionError(f"{self.path} is not made yet")
+
+    def read(self, size: int, position: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def truncate(self, size: int) -> None:
+        """It is empty."""
+
+    def rename(self, path: Path) -> None:
+        """There is nothing that has the name."""
+        self.path = path
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class Files(Protocol):
     """The file system."""
 
@@ -93,7 +122,7 @@ class Files(Protocol):
         """Remove a folder with all that is in it."""
 
     def make_folder(self, folder: Path) -> None:
-        """Create a folder, and make its name durable."""
+        """Create a folder; its name is durable once its parent was synced."""
 
     def sync_directory(self, folder: Path) -> None:
         """Make the names in a folder durable."""
@@ -267,9 +296,8 @@ class OsFiles:
         shutil.rmtree(folder, ignore_errors=True)
 
     def make_folder(self, folder: Path) -> None:
-        """Create the folder and fsync its parent."""
+        """Create the folder."""
         folder.mkdir(exist_ok=True)
-        self.sync_directory(folder.parent)
 
     def sync_directory(self, folder: Path) -> None:
         """Fsync the folder."""

@@ -1,7 +1,8 @@
 """LeaderEpochs: which leader wrote from which offset on (KIP-101, KIP-279), kept in `leader-epoch-checkpoint`.
 
 An entry (epoch, start offset) says that the leader of this epoch appended from there on. A new leader notes its epoch
-even before its first append, so that a follower with later, empty epochs is truncated right. Adding is durable at once;
+even before its first append, so that a follower with later, empty epochs is truncated right. Adding is durable at once,
+but for an empty log;
 entries that are dropped may come back after a crash, which does no harm: they describe offsets that are cut off again
 at start.
 """
@@ -45,6 +46,17 @@ class LeaderEpochs:
         self._epochs: list[int] = []
         self._starts: list[int] = []
         self._is_stale = False
+        self._has_folder = True
+
+    def wait_for_folder(self) -> None:
+        """There is no folder yet: keep everything in memory until `folder_made`."""
+        self._has_folder = False
+
+    def folder_made(self) -> None:
+        """Write what there is, without fsync: nothing in the folder is durable yet."""
+        self._has_folder = True
+        if self._is_stale:
+            self._write(durable=False)
 
     def load(self) -> None:
         """Read the checkpoint; a missing or damaged one is empty, and recovery fills it from the log."""
@@ -73,10 +85,11 @@ class LeaderEpochs:
     def assign(self, epoch: int, start_offset: int) -> None:
         """Note that the leader of `epoch` appends from `start_offset` on; durable on return.
 
-        Entries that contradict this give way.
+        Entries that contradict this give way. At offset 0 it may be lost: what there was before is of no use to a log
+        that is empty, and as soon as it is not, recovery finds the epoch in its records.
         """
         if self.note(epoch, start_offset):
-            self._write()
+            self._write(durable=start_offset > 0)
 
     def note(self, epoch: int, start_offset: int) -> bool:
         """`assign` without writing: True if `save` has something to write."""
@@ -143,6 +156,8 @@ class LeaderEpochs:
         self._epochs = [entry.epoch for entry in entries]
         self._starts = [entry.start_offset for entry in entries]
 
-    def _write(self) -> None:
-        write_checkpoint(self._files, self._path, self.entries)
+    def _write(self, *, durable: bool = True) -> None:
+        if not self._has_folder:
+            return
+        write_checkpoint(self._files, self._path, self.entries, durable=durable)
         self._is_stale = False

@@ -3,12 +3,14 @@
 Theory of operation. One thread owns a log; every call is synchronous. `append` checks, patches offsets into the
 caller's buffer, and hands it to one `write`; only then do indexes, producer state and end offset move, so that a failed
 append leaves everything as it was. A failed write or fsync takes the log offline: it refuses everything with
-KafkaStorageError until it is opened again, which runs recovery.
+KafkaStorageError until it is opened again, which runs recovery. A log that was opened with `make_later` has no folder
+before its first append: a topic of a thousand partitions costs nothing until they are used.
 
 fsync is separate. `prepare_flush` names what has to be fsynced (`FlushWork`, to be run anywhere), `flush_done` takes
-note of it. All below `flushed_offset` is durable. The recovery point is the base of the first segment that is not
-durable together with its indexes: recovery believes what is below and checks the rest. Whoever stores it is told
-(`on_recovery_point_lowered`) before a truncation lets new bytes take the place of fsynced ones.
+note of it. All below `flushed_offset` is durable, and with the first flush the folder is, and the topic's id in it. The
+recovery point is the base of the first segment that is not durable together with its indexes: recovery believes what
+is below and checks the rest. Whoever stores it is told (`on_recovery_point_lowered`) before a truncation lets new bytes
+take the place of fsynced ones.
 
 `now_ms` is wall clock time throughout: it is compared with timestamps of records.
 """
@@ -26,8 +28,8 @@ from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Buffer, Files, SyncTarget
 from ottla_broker.log.indexes import MAX_RELATIVE_OFFSET, AbortedTxn
-from ottla_broker.log.leader_epochs import LeaderEpochs
-from ottla_broker.log.partition_metadata import ensure_partition_metadata
+from ottla_broker.log.leader_epochs import CHECKPOINT_NAME, LeaderEpochs
+from ottla_broker.log.partition_metadata import METADATA_NAME, ensure_partition_metadata
 from ottla_broker.log.producer_snapshot import Snapshots
 from ottla_broker.log.producer_state import AppendOrigin, PreparedAppend, ProducerStates, Verification
 from ottla_broker.log.recovery import Loader, rebuild_producers
@@ -80,7 +82,7 @@ class TimestampOffset(NamedTuple):
 class FlushWork:
     """What must be fsynced for the log to be durable up to an offset. `run` may be called on any thread, once."""
 
-    __slots__ = ("_targets", "newest_base_offset", "segments", "truncations", "upto_offset")
+    __slots__ = ("_files", "_targets", "newest_base_offset", "parent", "segments", "truncations", "upto_offset")
 
     def __init__(
         self,
@@ -90,17 +92,29 @@ class FlushWork:
         *,
         newest_base_offset: int,
         truncations: int,
+        files: Files,
+        parent: Path | None,
     ) -> None:
+        self.parent = parent
+        self._files = files
         self.upto_offset = upto_offset
         self.segments = segments
         self.newest_base_offset = newest_base_offset
         self.truncations = truncations
         self._targets = targets
 
-    def run(self) -> None:
-        """Fsync the files, then the folder. Raises OSError."""
+    def run(self, synced_parents: set[Path] | None = None) -> None:
+        """Fsync the files, then the folder, then its name. Raises OSError.
+
+        Args:
+            synced_parents: folders whose names were fsynced since this work was prepared; that is not done again.
+        """
         for target in self._targets:
             target.sync()
+        if self.parent is not None and (synced_parents is None or self.parent not in synced_parents):
+            self._files.sync_directory(self.parent)
+            if synced_parents is not None:
+                synced_parents.add(self.parent)
 
 
 class PartitionLog:
@@ -141,6 +155,8 @@ class PartitionLog:
         self._doomed: list[tuple[int, Path]] = []
         self._truncations = 0
         self._named_base_offset = -1  # the newest segment whose name is durable
+        self._is_established = False
+        self._is_unmade = False
 
     @classmethod
     def open(
@@ -158,8 +174,9 @@ class PartitionLog:
         high_watermark: int = 0,
         clean_shutdown: bool = False,
         producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
+        make_later: bool = False,
     ) -> PartitionLog:
-        """Open a folder, or make a new one; after a crash this is recovery.
+        """Open a folder, or make a new one (with `make_later`: at the first append); after a crash this is recovery.
 
         Raises KafkaStorageError, and InconsistentTopicId if the folder belongs to another topic of the same name.
         """
@@ -167,7 +184,10 @@ class PartitionLog:
             files, folder, topic, partition, topic_id, config, producer_id_expiration_ms=producer_id_expiration_ms
         )
         try:
-            log._open(now_ms, recovery_point, log_start_offset, clean_shutdown)
+            if make_later and log_start_offset == 0 and not files.exists(folder):
+                log._open_unmade(now_ms)
+            else:
+                log._open(now_ms, recovery_point, log_start_offset, clean_shutdown)
         except OSError as error:
             raise log._storage_error(error) from error
         log.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
@@ -176,7 +196,8 @@ class PartitionLog:
     def _open(self, now_ms: int, recovery_point: int, log_start_offset: int, clean_shutdown: bool) -> None:
         if not self._files.exists(self.folder):
             self._files.make_folder(self.folder)
-        ensure_partition_metadata(self._files, self.folder, self.topic_id)
+        is_known = ensure_partition_metadata(self._files, self.folder, self.topic_id)
+        self._is_established = is_known and clean_shutdown
         self.leader_epochs.load()
         loader = Loader(
             self._files,
@@ -194,6 +215,20 @@ class PartitionLog:
         self.log_start_offset = opened.log_start_offset
         self.flushed_offset = opened.flushed_offset
 
+    def _open_unmade(self, now_ms: int) -> None:
+        self._is_unmade = self._is_established = True
+        self.leader_epochs.wait_for_folder()
+        self._set_segments([Segment(self._files, self.folder, 0, self.config, now_ms, is_made=False)])
+
+    def _make(self) -> None:
+        """Make the folder of a log that has none. Nothing of it is durable before the first flush."""
+        self._files.make_folder(self.folder)
+        ensure_partition_metadata(self._files, self.folder, self.topic_id)
+        self._is_established = False
+        self.leader_epochs.folder_made()
+        self._set_segments([Segment(self._files, self.folder, 0, self.config, self._active.created_ms)])
+        self._is_unmade = False
+
     # ---- offsets
 
     @property
@@ -205,6 +240,11 @@ class PartitionLog:
     def recovery_point(self) -> int:
         """What lies below needs no recovery: the base offset of the first segment that is not durable as a whole."""
         return next((segment.base_offset for segment in self._segments if not segment.is_durable), 0)
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the folder, if there is one, and the topic's id in it are known to be durable."""
+        return self._is_established
 
     @property
     def size_bytes(self) -> int:
@@ -315,6 +355,8 @@ class PartitionLog:
         last_offset = last.base_offset + last.last_offset_delta
         latest_epoch = self.leader_epochs.latest
         try:
+            if self._is_unmade:
+                self._make()
             for header in accepted.batches:
                 if header.leader_epoch != latest_epoch and header.leader_epoch >= 0:
                     latest_epoch = header.leader_epoch
@@ -496,20 +538,32 @@ class PartitionLog:
             targets = [target for segment in sealed for target in segment.sync_targets()]
             if upto > max(self.flushed_offset, self._active.base_offset):
                 targets.append(self._active.log_sync_target())
-            if not targets:
+            if not self._is_established:
+                paths = (self.folder / name for name in (METADATA_NAME, CHECKPOINT_NAME))
+                targets += [self._files.sync_target(path) for path in paths if self._files.exists(path)]
+            if not targets and self._is_established:
                 return None
             bases = {self._active.base_offset, *(segment.base_offset for segment in sealed)}
             fresh = [self._snapshots.path(base) for base in self._snapshots.offsets if base in bases]
             targets += [self._files.sync_target(path) for path in fresh]
             newest = self._active.base_offset
-            if sealed or newest != self._named_base_offset:  # there are new names in the folder
+            if sealed or newest != self._named_base_offset or not self._is_established:  # there are new names in it
                 targets.append(self._files.sync_target(self.folder))
         except OSError as error:
             raise self._go_offline(error) from error
-        return FlushWork(upto, sealed, targets, newest_base_offset=newest, truncations=self._truncations)
+        return FlushWork(
+            upto,
+            sealed,
+            targets,
+            newest_base_offset=newest,
+            truncations=self._truncations,
+            files=self._files,
+            parent=None if self._is_established else self.folder.parent,
+        )
 
     def flush_done(self, work: FlushWork) -> None:
         """`work.run` has returned: what it covered is durable, unless the log was truncated meanwhile."""
+        self._is_established = True
         if work.truncations != self._truncations:
             return
         self.flushed_offset = max(self.flushed_offset, work.upto_offset)
@@ -565,6 +619,8 @@ class PartitionLog:
             raise self.offline
         self._lower_recovery_point(offset)
         try:
+            if self._is_unmade:
+                self._make()
             self._drop_segments(self._segments, now_ms)
             segment = Segment(self._files, self.folder, offset, self.config, now_ms)
             segment.reset_indexes()
@@ -597,7 +653,7 @@ class PartitionLog:
     def delete_old_segments(self, now_ms: int, high_watermark: int | None = None) -> int:
         """Apply retention; returns how many segments went. Their files stay, renamed, for `file.delete.delay.ms`."""
         limit = self.high_watermark if high_watermark is None else high_watermark
-        if self.offline is not None:
+        if self.offline is not None or self._is_unmade:
             return 0
         try:
             deleted = self._delete_oldest(retention.below_start(self._segments, self.log_start_offset, limit), now_ms)
@@ -675,7 +731,7 @@ class PartitionLog:
 
     def close(self) -> None:
         """Close in good order: everything is durable, and the producer state is stored as of the end of the log."""
-        if self.offline is None:
+        if self.offline is None and not self._is_unmade:
             try:
                 self.leader_epochs.save()
                 if self.log_end_offset > self._bases[0]:
@@ -706,6 +762,8 @@ class PartitionLog:
         """Stop, and rename the folder to `target`; whoever asked removes it with its content."""
         self.abandon()
         self.offline = KafkaStorageError(f"{self.name} was deleted")
+        if self._is_unmade:
+            return
         try:
             self._files.rename(self.folder, target)
             self._files.sync_directory(self.folder.parent)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ottla_broker.log.batch import HEADER_BYTES, LOG_OVERHEAD, NO_TIMESTAMP, BatchHeader, read_header, walk
 from ottla_broker.log.config import LogConfig
-from ottla_broker.log.files import Buffer, Files, LogFile, SyncTarget
+from ottla_broker.log.files import Buffer, Files, LogFile, SyncTarget, UnmadeFile
 from ottla_broker.log.indexes import (
     MAX_RELATIVE_OFFSET,
     OFFSET_ENTRY_BYTES,
@@ -59,11 +59,14 @@ class Piece(NamedTuple):
 class Segment:
     """A segment that is open. Only the last one of a log, the active one, is appended to."""
 
-    def __init__(self, files: Files, folder: Path, base_offset: int, config: LogConfig, now_ms: int) -> None:
+    def __init__(
+        self, files: Files, folder: Path, base_offset: int, config: LogConfig, now_ms: int, *, is_made: bool = True
+    ) -> None:
         self._files = files
         self.folder = folder
         self.base_offset = base_offset
-        self.log: LogFile = files.open(file_path(folder, base_offset, LOG_SUFFIX), create=True)
+        path = file_path(folder, base_offset, LOG_SUFFIX)
+        self.log: LogFile = files.open(path, create=True) if is_made else UnmadeFile(path)
         self.offset_index = OffsetIndex(base_offset, config.segment_index_bytes)
         self.time_index = TimeIndex(base_offset, config.segment_index_bytes)
         self.txn_index = TransactionIndex(file_path(folder, base_offset, TXN_INDEX_SUFFIX))

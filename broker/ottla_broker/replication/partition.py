@@ -141,13 +141,15 @@ class Partition:
 
     @property
     def needs_sync(self) -> bool:
+        """Whether something has to reach the disk: a new log's folder, or what is not acknowledged before it does."""
+        if self.deleted or self.log.offline is not None:
+            return False
+        return self.awaits_sync or not self.log.is_established
+
+    @property
+    def awaits_sync(self) -> bool:
         """Whether something was appended that must reach the disk before it is acknowledged."""
-        return (
-            self.sync_before_ack
-            and self.synced_offset < self.log.log_end_offset
-            and not self.deleted
-            and self.log.offline is None
-        )
+        return self.sync_before_ack and self.synced_offset < self.log.log_end_offset
 
     def sync_failed(self, error: Exception) -> None:
         """An fsync failed: what is on the disk is not known, so nothing more is acknowledged until a restart."""

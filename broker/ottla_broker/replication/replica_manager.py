@@ -23,6 +23,7 @@ from ottla_wire import errors
 
 if TYPE_CHECKING:
     import random
+    from pathlib import Path
 
     from ottla_broker.controller.image import MetadataDelta, MetadataImage
     from ottla_broker.log.partition_log import FlushWork, PartitionLog
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ottla_wire.schema import Uuid
 
 logger = logging.getLogger(__name__)
+
+ESTABLISHED_AT_ONCE = 32
 
 
 class LogStorage(Protocol):
@@ -69,9 +72,10 @@ class SyncWork:
 
     def run(self) -> None:
         """The blocking part."""
+        synced_parents: set[Path] = set()
         for partition, work in self._flushes:
             try:
-                work.run()
+                work.run(synced_parents)
             except Exception as error:  # noqa: BLE001 - whatever it was, the data is not known to be on the disk
                 self._failed[partition] = error
 
@@ -259,14 +263,25 @@ class ReplicaManager:
         self._produces.tick(2**63)
 
     def take_sync_work(self) -> SyncWork | None:
-        """What has to be fsynced before it can be acknowledged, or None. The caller runs it, off the loop."""
+        """What has to be fsynced, or None: all that is to be acknowledged then, and some of the new folders.
+
+        The caller runs it, off the loop, and asks again.
+        """
         if not self._unsynced:
             return None
         unsynced, self._unsynced = self._unsynced, {}
-        flushes = []
+        flushes: list[tuple[Partition, FlushWork]] = []
+        room = ESTABLISHED_AT_ONCE
         for partition in unsynced:
+            upto_offset = None
+            if not partition.awaits_sync:
+                if room == 0:
+                    self._unsynced[partition] = None
+                    continue
+                room -= 1
+                upto_offset = 0
             try:
-                work = partition.log.prepare_flush()
+                work = partition.log.prepare_flush(upto_offset)
             except errors.KafkaError:
                 self._note_moved(partition)  # the log is offline now, and says so to those who wait
                 continue

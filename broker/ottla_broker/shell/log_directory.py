@@ -175,14 +175,15 @@ class LogDirectory:
         return found
 
     def open_log(self, topic: str, index: int, topic_id: Uuid, config: LogConfig) -> PartitionLog:
-        """The partition's log with its checkpointed offsets; a new one if it is not there.
+        """The partition's log with its checkpointed offsets; a new one, which costs nothing yet, if it is not there.
 
-        A folder of a deleted topic of the same name makes room. Raises KafkaStorageError.
+        A folder of a deleted topic of the same name makes room, and so does what a crash left of a folder of which
+        nothing was durable yet. Raises KafkaStorageError.
         """
         partition = (topic, index)
         assert partition not in self.logs, f"{topic}-{index} is open already"
         folder = self.path / f"{topic}-{index}"
-        if self._files.exists(folder) and read_topic_id(self._files, folder) not in (None, topic_id):
+        if self._files.exists(folder) and not self._is_of(folder, partition, topic_id):
             self._discard(folder)
             self._forget(partition)
         log = PartitionLog.open(
@@ -198,12 +199,23 @@ class LogDirectory:
             high_watermark=self._high_watermarks.get(partition),
             clean_shutdown=self.was_clean_shutdown,
             producer_id_expiration_ms=self._config.producer_id_expiration_ms,
+            make_later=True,
         )
         log.on_flush_wanted = self._want_flush
         log.on_recovery_point_lowered = self._store_recovery_points_now
         self._unchecked.discard(partition)
         self.logs[partition] = log
         return log
+
+    def _is_of(self, folder: Path, partition: Partition, topic_id: Uuid) -> bool:
+        known = read_topic_id(self._files, folder)
+        if known is not None:
+            return known == topic_id
+        if self.was_clean_shutdown or self._recovery_points.get(partition) > 0:
+            return True
+        # The id is durable with the first flush, so nothing here was flushed: it may even be a deleted topic's.
+        logger.warning("%s is emptied: nothing in it was durable yet when the broker crashed", folder)
+        return False
 
     def delete_log(self, topic: str, index: int) -> None:
         """Close the log and remove its folder, in the background. Raises KafkaStorageError."""

@@ -95,6 +95,7 @@ class SimulatedFiles:
         self.room_bytes: int | None = None
         self.operations = 0
         self._durable_names: dict[Path, Node] = {}
+        self._undurable_folders: set[Path] = set()
         self._pending: list[tuple[Path, tuple[str, Path, Path | Node | None]]] = []  # (folder, change)
         self._crash_at: int | None = None
 
@@ -122,6 +123,11 @@ class SimulatedFiles:
             if kept[folder] > 0:
                 kept[folder] -= 1
                 _apply(names, change)
+        for folder in sorted(self._undurable_folders):
+            if self.rng.random() < 0.5:
+                self.folders.discard(folder)
+                names = {path: node for path, node in names.items() if folder not in path.parents}
+        self._undurable_folders.clear()
         self.names = names
         self._durable_names = dict(names)
         self._pending.clear()
@@ -204,10 +210,14 @@ class SimulatedFiles:
         self.folders.discard(folder)
 
     def make_folder(self, folder: Path) -> None:
-        self.folders.add(folder)
+        self.step("make folder")
+        if folder not in self.folders:
+            self.folders.add(folder)
+            self._undurable_folders.add(folder)
 
     def sync_directory(self, folder: Path) -> None:
         self.step("sync directory")
+        self._undurable_folders = {made for made in self._undurable_folders if made.parent != folder}
         for where, change in self._pending:
             if where == folder:
                 _apply(self._durable_names, change)

@@ -107,10 +107,16 @@ def test_a_failed_fsync_takes_the_log_offline() -> None:
 # ---- life
 
 
-def test_the_topic_id_is_durable_before_the_first_append_and_checked_when_opening() -> None:
-    files = SimulatedFiles()
-    open_log(files)
+@pytest.mark.parametrize("seed", range(8))
+def test_the_topic_id_is_durable_with_the_first_flush_and_checked_when_opening(seed: int) -> None:
+    files = SimulatedFiles(seed)
+    log = open_log(files, make_later=True)
+    assert not files.exists(FOLDER)
+    assert log.prepare_flush() is None
+    append(log, batch())
+    log.flush()
     files.power_loss()
+    assert open_log(files).log_end_offset == 1
     assert files.read(FOLDER / "partition.metadata").startswith(b"version: 0\ntopic_id: ")
     other = Uuid(bytes(range(16)))
     with pytest.raises(InconsistentTopicId):

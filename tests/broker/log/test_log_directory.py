@@ -412,5 +412,55 @@ def test_an_idle_broker_writes_nothing(place: Place) -> None:
 def test_the_internal_metadata_folder_is_no_partition_of_the_directory(place: Place) -> None:
     directory = place.open()
     (place.path / "__cluster_metadata-0").mkdir()
-    open_orders(directory)
+    fill(open_orders(directory), 1)
     assert directory.partitions_on_disk() == [("orders", 0)]
+
+
+# ---- folders that are made late
+
+
+def test_a_partition_has_no_folder_before_its_first_append(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    log.leader_epochs.assign(0, 0)
+    assert directory.partitions_on_disk() == []
+    assert log.is_established
+    fill(log, 1)
+    assert (place.path / "orders-0" / "partition.metadata").exists()
+    assert "0 0" in (place.path / "orders-0" / "leader-epoch-checkpoint").read_text()
+    assert not log.is_established
+    log.flush()
+    assert log.is_established
+
+
+def test_a_partition_without_a_folder_is_closed_deleted_and_opened_again(place: Place) -> None:
+    directory = place.open()
+    open_orders(directory)
+    place.close(directory)
+    directory = place.open()
+    log = open_orders(directory)
+    assert log.log_end_offset == 0
+    assert log.delete_old_segments(NOW) == 0
+    directory.delete_log("orders", 0)
+    assert directory.partitions_on_disk() == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"version: 0\n", bytes(40)])
+def test_a_folder_whose_id_a_crash_took_is_emptied(place: Place, content: bytes | None) -> None:
+    directory = place.open()
+    fill(open_orders(directory), 2)
+    place.crash(directory)
+    metadata = place.path / "orders-0" / "partition.metadata"
+    metadata.unlink()
+    if content is not None:
+        metadata.write_bytes(content)
+    log = open_orders(place.open(), topic_id=OTHER_ID)
+    assert log.log_end_offset == 0
+
+
+def test_a_folder_whose_id_is_missing_after_a_clean_shutdown_is_kept(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory), 2)
+    place.close(directory)
+    (place.path / "orders-0" / "partition.metadata").unlink()
+    assert open_orders(place.open()).log_end_offset == 2

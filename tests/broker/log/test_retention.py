@@ -162,6 +162,7 @@ def test_deleted_segments_do_not_come_back_after_a_power_failure(seed: int) -> N
     files = SimulatedFiles(seed)
     log = filled(files=files)
     files.sync_directory(FOLDER)
+    files.sync_directory(FOLDER.parent)
     log.increment_log_start_offset(log._bases[3])
     log.delete_old_segments(NOW)
     first = f"{log._bases[0]:020d}.log"
