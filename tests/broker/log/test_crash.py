@@ -59,6 +59,7 @@ class Owner:
             recovery_point=self.history.recovery_point,
             log_start_offset=self.history.log_start_offset,
             clean_shutdown=clean,
+            make_later=True,
         )
         log.on_recovery_point_lowered = self._note_recovery_point
         log.high_watermark_moved(log.log_end_offset)

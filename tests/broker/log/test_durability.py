@@ -8,6 +8,7 @@ from log_simulated_files import SimulatedFiles
 
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.partition_log import PartitionLog
+from ottla_broker.log.partition_metadata import read_topic_id
 from ottla_wire.errors import InconsistentTopicId, KafkaStorageError
 from ottla_wire.records import iter_batches
 from ottla_wire.schema import Uuid
@@ -116,6 +117,7 @@ def test_the_topic_id_is_durable_with_the_first_flush_and_checked_when_opening(s
     append(log, batch())
     log.flush()
     files.power_loss()
+    assert read_topic_id(files, FOLDER) == log.topic_id
     assert open_log(files).log_end_offset == 1
     assert files.read(FOLDER / "partition.metadata").startswith(b"version: 0\ntopic_id: ")
     other = Uuid(bytes(range(16)))
