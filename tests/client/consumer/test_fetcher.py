@@ -226,6 +226,38 @@ async def test_a_partition_with_enough_waiting_is_not_fetched_until_records_are_
 
 
 @in_loop
+async def test_partitions_at_their_end_are_not_waited_for_while_another_of_their_leader_is_full(
+    log: SimpleNamespace,
+) -> None:
+    world = World(max_partition_fetch_bytes=100)
+    world.shared.subscription.assign_by_user([A0, A1])
+    world.shared.subscription.seek(A0, 0, None)
+    world.shared.subscription.seek(A1, 100, None)
+    world.cluster.answers = [fetched(data(0, log.batch(0, [b"x" * 200])), data(1))]
+    world.wake()
+    await world.settle()
+    assert len(world.cluster.fetches) == 1, "a long poll for a-1 would stand before a-0 when that has room"
+
+    world.collected()
+    world.wake()
+    await world.settle()
+
+    (_, both) = world.cluster.fetches
+    assert [(p.partition, p.fetch_offset) for p in both.topics[0].partitions] == [(0, 1)], "a-1 is in the session"
+    assert not both.forgotten_topics_data
+
+
+@in_loop
+async def test_a_partition_that_has_more_is_asked_for_while_another_of_its_leader_is_full(log: SimpleNamespace) -> None:
+    world = World(max_partition_fetch_bytes=100)
+    world.assign(A0, A1)
+    world.cluster.answers = [fetched(data(0, log.batch(0, [b"x" * 200])), data(1, log.batch(0, [b"y"])))]
+    world.wake()
+    await world.settle()
+    assert len(world.cluster.fetches) == 2
+
+
+@in_loop
 async def test_an_answer_from_before_a_seek_is_dropped(log: SimpleNamespace) -> None:
     world = World()
     world.assign(A0)

@@ -6,6 +6,10 @@ partition that may be fetched, has fewer than `max_partition_fetch_bytes` waitin
 ours under way; each such leader gets one request. So while the application works on one chunk of a partition the next
 is on its way, and not more.
 
+A leader is not asked for partitions at their end alone while others of it are full: the broker would hold that request
+for `fetch_max_wait_ms`, and the full ones, empty long before, would wait behind it. What came would wait behind their
+records in any case. As soon as one of them has room, all are asked for together.
+
 Answers become `CompletedFetch`es in the buffer. Errors that new metadata may cure leave the position alone and pause
 the partition; the others go into the buffer too, so that they are seen where they belong: after the records before
 them.
@@ -86,6 +90,8 @@ class Fetcher:
         wanted: dict[int, Targets] = {}
         versions: dict[TopicPartition, int] = {}
         leaderless: set[str] = set()
+        at_end: dict[int, bool] = {}
+        full: set[int] = set()
         self._wake_at_ms = None
         with self._shared.lock:
             self._shared.buffer.drop_void(self._shared.subscription)
@@ -97,11 +103,16 @@ class Fetcher:
                 elif self._may_fetch(state, leader, now_ms) and state.partition not in failed:
                     wanted.setdefault(leader.leader, {})[state.partition] = self._target(state, leader)
                     versions[state.partition] = state.version
+                    at_end[leader.leader] = at_end.get(leader.leader, True) and self._is_at_end(state)
+                elif state.is_fetchable and self._is_full(state):
+                    full.add(leader.leader)
         if leaderless:
             self._cluster.request_refresh()  # the topics are in the consumer's interest, with its leave to create them
             self._note_missing(leaderless)
         self._arm(now_ms)
         for node_id, targets in wanted.items():
+            if node_id in full and at_end[node_id]:
+                continue
             task = asyncio.get_running_loop().create_task(
                 self._fetch(node_id, targets, versions), name=f"ottla fetch {node_id}"
             )
@@ -142,13 +153,21 @@ class Fetcher:
     def _may_fetch(self, state: PartitionState, leader: PartitionMetadata, now_ms: int) -> bool:
         if not state.is_fetchable or leader.leader in self._tasks:
             return False
-        if self._shared.buffer.bytes_of(state.partition) >= self._partition_max_bytes:
+        if self._is_full(state):
             return False
         at_ms = max(state.retry_at_ms, self._node_retry_at_ms.get(leader.leader, 0))
         if at_ms > now_ms:
             self._wake_at_ms = at_ms if self._wake_at_ms is None else min(self._wake_at_ms, at_ms)
             return False
         return True
+
+    def _is_full(self, state: PartitionState) -> bool:
+        return self._shared.buffer.bytes_of(state.partition) >= self._partition_max_bytes
+
+    def _is_at_end(self, state: PartitionState) -> bool:
+        """Whether there was nothing more to fetch when its leader last answered."""
+        end = state.last_stable_offset if self._read_committed else state.high_watermark
+        return end is not None and state.fetch_offset >= end
 
     def _target(self, state: PartitionState, leader: PartitionMetadata) -> FetchTarget:
         topic = self._cluster.metadata.topic(state.partition.topic)
