@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 BUSY = 0.85
-"""From this share of one core on, a process is taken for what bounds the run; ours are single-threaded, or as good as."""
+"""From this share of one core on, a process is taken for what bounds the run."""
 
 Figures = Mapping[str, float]
 
