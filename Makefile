@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check -q
 SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx broker/ottla_wire/records/*.pxi)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench peers clean
+.PHONY: help install demo test check format bench soak peers clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ format: $(VENV)/.dev ## write what `make check` asks of the format
 
 bench: $(VENV)/.peers ## ours beside its peers, about half an hour: make bench [ARGS="--rounds 1 --only produce --help"]
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.peers ## what takes too long for every change: 20 rounds of kill -9, 2,000 examples for each property
+	OTTLA_CRASH_ROUNDS=20 $(BIN)/python -m pytest tests/crash $(ARGS)
+	$(BIN)/python -m pytest tests --hypothesis-profile=soak -m "not crash" $(ARGS)
 
 peers: $(VENV)/.peers ## the other clients that tests and benchmarks compare with
 	$(BIN)/python tests/support/apache_kafka.py

@@ -10,7 +10,7 @@ be tried again is put back with `restore`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 from ottla.client import OffsetAndMetadata, TopicPartition
@@ -48,6 +48,7 @@ class AckTracker:
 
     def __init__(self, mode: AckMode, *, ack_count: int = 1, ack_time_ms: int = 5_000) -> None:
         self.mode = mode
+        self._is_manual = mode.is_manual
         self._ack_count = ack_count
         self._ack_time_ms = ack_time_ms
         self._lock = threading.Lock()
@@ -57,12 +58,13 @@ class AckTracker:
         self.total = 0
         """Records done with since the consumer started."""
 
-    def processed(self, records: Iterable[ConsumerRecord]) -> None:
+    def processed(self, records: Sequence[ConsumerRecord]) -> None:
         """These records are done with; in the container's own modes their offsets may be committed."""
         with self._lock:
-            for record in records:
-                self._count()
-                if not self.mode.is_manual:
+            self._count(len(records))
+            if not self._is_manual:
+                # Records come in the order of their partition: the last one of each says it for all.
+                for record in {(record.topic, record.partition): record for record in records}.values():
                     self._advance(record)
 
     def acknowledge(self, record: ConsumerRecord) -> None:
@@ -73,12 +75,12 @@ class AckTracker:
     def skipped(self, record: ConsumerRecord) -> None:
         """This record was recovered or filtered: no listener will ever acknowledge it, so the container does."""
         with self._lock:
-            self._count()
+            self._count(1)
             self._advance(record)
 
-    def _count(self) -> None:
-        self._since_commit += 1
-        self.total += 1
+    def _count(self, records: int) -> None:
+        self._since_commit += records
+        self.total += records
 
     def _advance(self, record: ConsumerRecord) -> None:
         partition = TopicPartition(record.topic, record.partition)
