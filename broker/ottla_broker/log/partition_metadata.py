@@ -14,7 +14,8 @@ from ottla_wire.schema import Uuid
 
 METADATA_NAME = "partition.metadata"
 
-_LINES = 2
+_HEAD = "version: 0\ntopic_id: "
+_ID_CHARACTERS = 22
 
 
 def read_topic_id(files: Files, folder: Path) -> Uuid | None:
@@ -23,12 +24,11 @@ def read_topic_id(files: Files, folder: Path) -> Uuid | None:
     if not files.exists(path):
         return None
     text = files.read(path).decode("utf-8", "replace")
-    if "\0" in text or text.count("\n") < _LINES:
+    if "\0" in text or (len(text) < len(_HEAD) + _ID_CHARACTERS and _HEAD.startswith(text[: len(_HEAD)])):
         return None  # it was being written
-    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-    if fields.get("version") != "0" or "topic_id" not in fields:
+    if not text.startswith(_HEAD):
         raise KafkaStorageError(f"{path} is not a partition.metadata file of version 0")
-    return Uuid.from_string(fields["topic_id"].strip())
+    return Uuid.from_string(text.removeprefix(_HEAD).strip())
 
 
 def ensure_partition_metadata(files: Files, folder: Path, topic_id: Uuid) -> bool:
@@ -40,7 +40,7 @@ def ensure_partition_metadata(files: Files, folder: Path, topic_id: Uuid) -> boo
         return True
     known = read_topic_id(files, folder)
     if known is None:
-        files.write(folder / METADATA_NAME, f"version: 0\ntopic_id: {topic_id}\n".encode())
+        files.write(folder / METADATA_NAME, f"{_HEAD}{topic_id}".encode())
     elif known != topic_id:
         raise InconsistentTopicId(f"{folder} belongs to topic {known}, not to {topic_id}")
     return known is not None
