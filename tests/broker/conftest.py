@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from ottla_broker.replication.partition import Partition
 from ottla_broker.replication.replica_manager import ReplicaManager
 from ottla_broker.shell.config import BrokerConfig
 from ottla_broker.shell.topic_settings import log_config
-from ottla_wire.framing import decode_response, encode_request
-from ottla_wire.messages import response_class
 from ottla_wire.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
 from ottla_wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from ottla_wire.records import build_batch
 from ottla_wire.schema import Uuid
+from support.wire_client import WireClient
 
 
 class VirtualClock:
@@ -159,51 +157,6 @@ class BrokerBench:
     @staticmethod
     def _over_the_wire(answer: Any, version: int) -> Any:
         return None if answer is None else type(answer).decode(answer.encode(version), version)
-
-
-class WireClient:
-    """A client that knows frames and messages and nothing else."""
-
-    def __init__(self, address: str, timeout: float = 10) -> None:
-        host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=timeout)
-        self._next = 0
-
-    def send(self, request: Any, version: int) -> int:
-        """Send one request; returns its correlation id."""
-        self._next += 1
-        self.socket.sendall(b"".join(bytes(p) for p in encode_request(request, version, self._next, "wire-client")))
-        return self._next
-
-    def receive(self, request: Any, version: int) -> tuple[int, Any]:
-        """The next answer, read as one to `request`."""
-        size = int.from_bytes(self._read(4), "big")
-        return decode_response(response_class(request.api_key), version, bytearray(self._read(size)))
-
-    def ask(self, request: Any, version: int) -> Any:
-        """Send a request and wait for its answer."""
-        number = self.send(request, version)
-        correlation_id, response = self.receive(request, version)
-        assert correlation_id == number
-        return response
-
-    def is_closed_by_peer(self) -> bool:
-        """Wait for the end of the stream."""
-        try:
-            return self.socket.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
-    def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = self.socket.recv(count - len(data))
-            assert piece, "the broker closed the connection"
-            data += piece
-        return data
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 @pytest.fixture
