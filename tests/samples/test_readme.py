@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
+
+from support.apache_kafka import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SHELL_BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+
+
+def shell_lines() -> list[str]:
+    """Every command of the README's shell blocks, without its comment."""
+    blocks = SHELL_BLOCK.findall((ROOT / "README.md").read_text())
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
 
 
 def run_until(command: list[str], folder: Path, wanted: set[str], timeout: float = 30) -> tuple[set[str], int]:
@@ -55,3 +69,25 @@ def test_the_test_of_the_readme_passes(readme: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", shell_lines())
+def test_the_shell_lines_of_the_readme_do_what_they_say(readme: Path, line: str) -> None:
+    program, *arguments = shlex.split(line)
+    if program == "make":
+        # The target is there; what it does has its own tests.
+        done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        return
+    assert program == "ottla", f"no test knows how to run {line!r}"
+    port = free_port()
+    words = [word.replace("9092", str(port)).replace("DIR", str(readme / "data")) for word in arguments]
+    command = [sys.executable, "-m", "ottla", *words]
+    wanted = {"run": {"billed 1"}, "broker": {f"ready localhost:{port}"}}.get(arguments[0])
+    if wanted is None:
+        assert subprocess.run(command, cwd=readme, capture_output=True, timeout=30, check=False).returncode == 0
+        return
+    seen, code = run_until(command, readme, wanted)
+    assert wanted <= seen
+    assert code == 0
