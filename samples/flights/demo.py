@@ -202,8 +202,8 @@ def main() -> int:
     if arguments.input is not None and not arguments.input.is_file():
         parser.error(f"there is no file {arguments.input}")
     job: Job = FlightJob() if arguments.input is None else JsonLinesJob(arguments.input, arguments.key)
-    # A thread that parses a CSV must not keep the others from their acknowledgments for 5 ms at a time. `app.run()` goes
-    # down to 0.5 ms, for latency; this is all throughput.
+    # A thread that parses a CSV must not keep the others from their acknowledgments for 5 ms at a time. `app.run()`
+    # goes down to 0.5 ms, for latency; this is all throughput.
     sys.setswitchinterval(0.002)
     flow = Flow(job, arguments.bootstrap_servers)
     seconds = run(flow)
