@@ -74,7 +74,8 @@ def test_a_flipped_bit_gets_kafkas_answer() -> None:
             for position in range(61):
                 for bit in (0, 1, 3, 6, 7):
                     producer_id = position * 1000 + bit * 10 + has_right_crc
-                    records = batch(3, timestamp_ms=wall_ms(), producer=(producer_id, 0, 0))
+                    # A second ago: a flipped sign bit must not land on the very millisecond where the rule changes.
+                    records = batch(3, timestamp_ms=wall_ms() - 1000, producer=(producer_id, 0, 0))
                     records[position] ^= 1 << bit
                     if has_right_crc:
                         struct.pack_into(">I", records, 17, crc32c(memoryview(records)[21:]))
