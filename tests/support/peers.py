@@ -15,7 +15,7 @@ from functools import cache
 
 import pytest
 
-from support import apache_kafka
+from support import apache_kafka, postgres
 
 APACHE_ADDRESS = "OTTLA_APACHE_KAFKA"  # HOST:PORT of an Apache Kafka that runs already
 APACHE_IMAGE = "OTTLA_APACHE_IMAGE"  # the image that testcontainers starts
@@ -59,6 +59,7 @@ def missing(peer: str) -> str | None:
         "confluent": lambda: _module("confluent_kafka"),
         "aiokafka": lambda: _module("aiokafka"),
         "kafka-python": lambda: _module("kafka"),
+        "postgres": postgres.missing,
         "faststream": lambda: _module("faststream"),
     }
     return checks[peer]()
