@@ -132,7 +132,9 @@ class Acknowledgment:
 
     __slots__ = ("_acknowledged", "_on_acknowledge", "_records", "_tracker", "nacked")
 
-    def __init__(self, tracker: AckTracker, records: list[ConsumerRecord], on_acknowledge: Callable[[], None]) -> None:
+    def __init__(
+        self, tracker: AckTracker, records: Sequence[ConsumerRecord], on_acknowledge: Callable[[], None]
+    ) -> None:
         self._tracker = tracker
         self._records = records
         self._on_acknowledge = on_acknowledge

@@ -1,126 +1,46 @@
-"""The life of one consumer in a container: poll, deliver, acknowledge, retry, recover.
+"""The life of one consumer in a container: poll, deliver, retry, recover.
 
 Theory of operation. `run` is a generator. It yields *effects* (poll the client, call the listener, commit, ...), and is
 sent each one's outcome; so the same logic serves listeners on a thread and listeners on an event loop, and tests drive
-it with no thread, clock or client. The two drivers are in `drivers.py`.
+it with no thread, clock or client. The driver is in `driver.py`.
 
 A failed record is *held* together with what follows it in its partition: the partition is paused at the client, the
 others go on, and polling goes on too, so the consumer stays in its group however long the back-off is. When its time
 has come the held records are delivered from memory; when none is left the partition is resumed. Nothing is fetched
 twice, and the order of a partition is kept. A partition that is revoked takes its held records with it.
 
-Offsets are committed while the next records are handled: one commit is under way at a time, and what is processed
-meanwhile goes into the next one. What has not been confirmed is committed again, and waited for, before a partition or
-the consumer is given up; so nothing is promised less than by waiting each time, and a round trip per poll is saved.
+The loop says what is delivered, and when again. What surrounds a delivery and makes its outcome last (commits) is a
+`UnitOfWork`: every delivery, and every recovery, goes through it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ottla.client import TopicPartition
 from ottla.error_handling import BatchListenerFailed, ErrorHandler
 from ottla.error_handling.error_handler import StopContainer
-from ottla.listeners.ack import AckMode, AckTracker, Offsets
+from ottla.listeners.ack import Offsets
+from ottla.listeners.effects import (
+    Deliver,
+    DeliverBatch,
+    Delivered,
+    Effects,
+    Pause,
+    PauseAll,
+    Poll,
+    Request,
+    Resume,
+    ResumeAll,
+)
+from ottla.listeners.unit_of_work import UnitOfWork, pointed
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
-
-COMMIT_CHECK_SECONDS = 0.02
-
-
-class Effect:
-    """Something the driver does for the loop; its outcome is sent back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Poll(Effect):
-    """Ask the client for records, waiting at most so many seconds. Outcome: the records."""
-
-    timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver(Effect):
-    """Call the listener with one record after the other, up to the first failure. Outcome: a Delivered."""
-
-    records: Sequence[ConsumerRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverBatch(Effect):
-    """Call the listener once with all records. Outcome: a Delivered."""
-
-    records: Sequence[ConsumerRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class Recover(Effect):
-    """Call the error handler's recoverer. Outcome: None, or the error it raised."""
-
-    record: ConsumerRecord
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Commit(Effect):
-    """Commit these offsets and wait for it. Outcome: None, or the error that may be tried again."""
-
-    offsets: Offsets
-
-
-@dataclass(frozen=True, slots=True)
-class CommitSoon(Effect):
-    """Begin to commit these offsets and go on; `ListenerLoop.committed` is told the outcome inside a later poll."""
-
-    offsets: Offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Pause(Effect):
-    """Stop the client from handing out records of these partitions."""
-
-    partitions: tuple[TopicPartition, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Resume(Effect):
-    """Let the client hand out records of these partitions again."""
-
-    partitions: tuple[TopicPartition, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PauseAll(Effect):
-    """Stop the client from handing out records at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeAll(Effect):
-    """Let the client hand out records again, except of these partitions."""
-
-    still_paused: frozenset[TopicPartition]
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Effect):
-    """Call something with the client, for another thread that asked."""
-
-    call: Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """How far a delivery came: `count` records are done; then `error`, or a nack, if either is set."""
-
-    count: int
-    error: BaseException | None = None
-    nack_delay: float | None = None
-    stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -152,24 +72,20 @@ class ListenerLoop:
         self,
         *,
         is_batch: bool,
-        acks: AckTracker,
+        work: UnitOfWork,
         errors: ErrorHandler,
         control: LoopControl,
         now_ms: Callable[[], int],
         record_filter: Callable[[ConsumerRecord], bool] | None = None,
         poll_timeout: float = 1.0,
-        sync_commits: bool = False,
     ) -> None:
+        self.work = work
         self._is_batch = is_batch
-        self._acks = acks
         self._errors = errors
         self._control = control
         self._now_ms = now_ms
         self._filter = record_filter
         self._poll_timeout = poll_timeout
-        self._waits_for_commits = sync_commits or acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE)
-        self._unconfirmed: Offsets = {}
-        self._commit_error: BaseException | None = None
         self._held: dict[TopicPartition, Held] = {}
         self._released: list[TopicPartition] = []
         self._is_paused = False
@@ -181,28 +97,14 @@ class ListenerLoop:
         partitions = list(partitions)
         for partition in partitions:
             self._held.pop(partition, None)
-        unconfirmed = {p: self._unconfirmed.pop(p) for p in partitions if p in self._unconfirmed}
-        return {**unconfirmed, **self._acks.take(self._now_ms(), partitions)}
+        return self.work.revoked(partitions)
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
         """The partitions are gone already: nothing may be committed for them."""
         partitions = list(partitions)
         for partition in partitions:
             self._held.pop(partition, None)
-            self._unconfirmed.pop(partition, None)
-        self._acks.forget(partitions)
-
-    def committed(self, error: BaseException | None) -> None:
-        """The commit that was under way is done, or failed with an error that allows to try again."""
-        offsets, self._unconfirmed = self._unconfirmed, {}
-        if error is not None:
-            logger.info("a commit is tried again later: %s", error)
-            self._acks.restore(offsets)
-
-    def commit_failed(self, error: BaseException) -> None:
-        """The commit that was under way failed for good: the loop ends with the error."""
-        self._unconfirmed = {}
-        self._commit_error = error
+        self.work.forget(partitions)
 
     def is_held(self, partition: TopicPartition) -> bool:
         """Whether the loop itself wants this partition paused."""
@@ -212,8 +114,7 @@ class ListenerLoop:
         """The partition goes on from elsewhere: what is held or ready to be committed of it no longer counts."""
         if self._held.pop(partition, None) is not None:
             self._released.append(partition)
-        self._unconfirmed.pop(partition, None)
-        self._acks.forget([partition])
+        self.work.forget([partition])
 
     def to_pause(self, assigned: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Which of the partitions that were just assigned must not hand out records yet."""
@@ -228,7 +129,7 @@ class ListenerLoop:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Generator[Effect, Any, None]:
+    def run(self) -> Effects[None]:
         """Yield effects until told to stop. What has been processed is committed before the end."""
         while not self._control.stopping:
             yield from self._apply_control()
@@ -237,12 +138,10 @@ class ListenerLoop:
             records = yield Poll(self._timeout())
             if records:
                 yield from self._process(records)
-            yield from self._commit_if_due()
-        offsets = {**self._unconfirmed, **self._acks.take(self._now_ms())}
-        if offsets:
-            yield Commit(offsets)
+            yield from self.work.settle()
+        yield from self.work.finish()
 
-    def _apply_control(self) -> Generator[Effect, Any, None]:
+    def _apply_control(self) -> Effects[None]:
         while self._control.requests:
             yield Request(self._control.requests.popleft())
         if self._released:
@@ -257,15 +156,13 @@ class ListenerLoop:
             self._is_paused = False
 
     def _timeout(self) -> float:
-        timeout = self._poll_timeout
-        if self._unconfirmed and self._acks.is_due(self._now_ms()):
-            timeout = min(timeout, COMMIT_CHECK_SECONDS)
+        timeout = self.work.poll_timeout(self._poll_timeout)
         if not self._held or self._is_paused:
             return timeout
         due = min(held.due_ms for held in self._held.values())
         return min(timeout, max(0, due - self._now_ms()) / 1000)
 
-    def _process(self, records: Sequence[ConsumerRecord]) -> Generator[Effect, Any, None]:
+    def _process(self, records: Sequence[ConsumerRecord]) -> Effects[None]:
         wanted = self._without_filtered(records) if self._filter is not None else records
         if self._is_batch:
             yield from self._deliver_batch(list(wanted))
@@ -277,19 +174,15 @@ class ListenerLoop:
         wanted = []
         for record in records:
             if self._filter(record):
-                self._acks.skipped(record)
+                self.work.skip(record)
             else:
                 wanted.append(record)
         return wanted
 
-    def _deliver_records(self, records: Sequence[ConsumerRecord]) -> Generator[Effect, Any, None]:
+    def _deliver_records(self, records: Sequence[ConsumerRecord]) -> Effects[None]:
         """Deliver in order; where a record fails, what follows in its partition is held and the rest goes on."""
         while records:
-            run = records[:1] if self._acks.mode is AckMode.RECORD else records
-            outcome: Delivered = yield Deliver(run)
-            self._acks.processed(run[: outcome.count])
-            if self._acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE):
-                yield from self._commit_if_due()
+            outcome = yield from self.work.handle(Deliver(records[:1] if self.work.one_by_one else records))
             records = records[outcome.count :]
             if outcome.stopped or not records:
                 return
@@ -298,7 +191,7 @@ class ListenerLoop:
 
     def _failed(
         self, records: Sequence[ConsumerRecord], outcome: Delivered, state: Held
-    ) -> Generator[Effect, Any, Sequence[ConsumerRecord]]:
+    ) -> Effects[Sequence[ConsumerRecord]]:
         """The first of `records` failed. Gives what may be delivered now: without its partition, if that is held."""
         record = records[0]
         if outcome.error is None:
@@ -340,8 +233,8 @@ class ListenerLoop:
                 self._errors.on_retry(record, error, state.failures)
         return delay
 
-    def _recovered(self, record: ConsumerRecord, error: BaseException) -> Generator[Effect, Any, bool]:
-        failure = yield Recover(record, error)
+    def _recovered(self, record: ConsumerRecord, error: BaseException) -> Effects[bool]:
+        failure = yield from self.work.recover(record, error)
         if isinstance(failure, StopContainer):
             raise failure
         if failure is not None:
@@ -350,10 +243,9 @@ class ListenerLoop:
                 "%s: the recoverer failed, the record is delivered again: %r", place, failure, exc_info=failure
             )
             return False
-        self._acks.skipped(record)
         return True
 
-    def _retry_due(self) -> Generator[Effect, Any, None]:
+    def _retry_due(self) -> Effects[None]:
         """Deliver held records whose time has come."""
         now_ms = self._now_ms()
         for partition in [p for p, held in self._held.items() if held.due_ms <= now_ms]:
@@ -364,13 +256,12 @@ class ListenerLoop:
                 yield from self._retry_records(partition, held)
             if partition not in self._held and partition not in self._control.paused_partitions:
                 yield Resume((partition,))
-        yield from self._commit_if_due()
+        yield from self.work.settle()
 
-    def _retry_records(self, partition: TopicPartition, held: Held) -> Generator[Effect, Any, None]:
+    def _retry_records(self, partition: TopicPartition, held: Held) -> Effects[None]:
         records: Sequence[ConsumerRecord] = list(held.records)
         _count_delivery(records[0])
-        outcome: Delivered = yield Deliver(records[:1])
-        self._acks.processed(records[: outcome.count])
+        outcome = yield from self.work.handle(Deliver(records[:1]))
         if outcome.stopped:
             return
         if outcome.error is not None or outcome.nack_delay is not None:
@@ -383,77 +274,59 @@ class ListenerLoop:
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
-    def _deliver_batch(self, records: list[ConsumerRecord]) -> Generator[Effect, Any, None]:
+    def _deliver_batch(self, records: list[ConsumerRecord]) -> Effects[None]:
         if records:
-            outcome: Delivered = yield DeliverBatch(records)
+            outcome = yield from self.work.handle(DeliverBatch(records))
             yield from self._batch_outcome(records, outcome, {})
 
-    def _retry_batch(self, partition: TopicPartition, held: Held) -> Generator[Effect, Any, None]:
+    def _retry_batch(self, partition: TopicPartition, held: Held) -> Effects[None]:
         records = list(held.records)
         for record in records:
             _count_delivery(record)
-        outcome: Delivered = yield DeliverBatch(records)
+        outcome = yield from self.work.handle(DeliverBatch(records))
         yield from self._batch_outcome(records, outcome, {partition: held})
 
     def _batch_outcome(
         self, records: list[ConsumerRecord], outcome: Delivered, states: dict[TopicPartition, Held]
-    ) -> Generator[Effect, Any, None]:
+    ) -> Effects[None]:
         """A failed batch is held partition by partition, so that each keeps its order and may be revoked alone."""
         error = outcome.error
-        done = outcome.count
-        if isinstance(error, BatchListenerFailed):
-            done = min(max(error.index, 0), len(records))
-        self._acks.processed(records[:done])
-        rest = records[done:]
-        if outcome.stopped or not rest or (error is None and outcome.nack_delay is None):
+        if outcome.stopped or (error is None and outcome.nack_delay is None):
             return
-        pointed = isinstance(error, BatchListenerFailed)
-        first = TopicPartition(rest[0].topic, rest[0].partition)
-        for partition, part in _by_partition(rest).items():
+        done = pointed(outcome, len(records)).count
+        if outcome.count < done:
+            # They went well and were undone together with the one that did not: once more, by themselves.
+            yield from self._deliver_batch(records[outcome.count : done])
+        for index, (partition, part) in enumerate(_by_partition(records[done:]).items()):
+            held = self._held.get(partition)
+            if held is not None:
+                held.records.extend(part)
+                continue
             state = states.get(partition) or Held(deque(), self._now_ms())
-            delay = outcome.nack_delay
-            if error is not None:
-                # Only the partition of the record that was pointed at has failed; the others are merely not done yet.
-                failed = not pointed or partition == first
-                delay = self._count_failure(state, part[0], error) if failed else 0.0
-                if delay is None:
-                    part = yield from self._recover_batch(part, error, pointed)
-                    delay = 0.0
+            delay = outcome.nack_delay or 0.0
+            # Only the partition of a record that was pointed at has failed; the others are merely not done yet.
+            if error is not None and (index == 0 or not isinstance(error, BatchListenerFailed)):
+                counted = self._count_failure(state, part[0], error)
+                if counted is None:
+                    part = yield from self._recover_batch(part, error)
                     state = Held(deque(), self._now_ms())
+                delay = counted or 0.0
             if part:
                 state.records = deque(part)
-                state.due_ms = self._now_ms() + int((delay or 0.0) * 1000)
+                state.due_ms = self._now_ms() + int(delay * 1000)
                 self._held[partition] = state
                 yield Pause((partition,))
 
-    def _recover_batch(
-        self, records: list[ConsumerRecord], error: BaseException, pointed: bool
-    ) -> Generator[Effect, Any, list[ConsumerRecord]]:
+    def _recover_batch(self, records: list[ConsumerRecord], error: BaseException) -> Effects[list[ConsumerRecord]]:
         """Recover the record the listener pointed at, or else every one; gives what is still to be delivered."""
-        cause = error.__cause__ if pointed and error.__cause__ is not None else error
-        count = 1 if pointed else len(records)
+        points = isinstance(error, BatchListenerFailed)
+        cause = error.__cause__ if points and error.__cause__ is not None else error
+        count = 1 if points else len(records)
         for index in range(count):
             recovered = yield from self._recovered(records[index], cause)
             if not recovered:
                 return records[index:]
         return records[count:]
-
-    # -- commits -------------------------------------------------------------------------------------------------------
-
-    def _commit_if_due(self) -> Generator[Effect, Any, None]:
-        if self._commit_error is not None:
-            raise self._commit_error
-        if self._unconfirmed or not self._acks.is_due(self._now_ms()):
-            return
-        offsets = self._acks.take(self._now_ms())
-        if not self._waits_for_commits:
-            self._unconfirmed = offsets
-            yield CommitSoon(offsets)
-            return
-        failure = yield Commit(offsets)
-        if failure is not None:
-            logger.info("a commit is tried again later: %s", failure)
-            self._acks.restore(offsets)
 
 
 def _by_partition(records: Iterable[ConsumerRecord]) -> dict[TopicPartition, list[ConsumerRecord]]:

@@ -10,20 +10,20 @@ import pytest
 from ottla.client import TopicPartition
 from ottla.error_handling import ErrorHandler
 from ottla.listeners.ack import AckMode, AckTracker
-from ottla.listeners.listener_loop import (
+from ottla.listeners.effects import (
     Commit,
     CommitSoon,
     Deliver,
     DeliverBatch,
     Delivered,
-    ListenerLoop,
-    LoopControl,
     Pause,
     Poll,
     Recover,
     Request,
     Resume,
 )
+from ottla.listeners.listener_loop import ListenerLoop, LoopControl
+from ottla.listeners.unit_of_work import AcknowledgedWork, UnitOfWork
 from ottla_wire.records import ConsumerRecord, TimestampType
 
 
@@ -46,7 +46,13 @@ class LoopRig:
     """Plays driver, client and listener for a ListenerLoop, and writes down what happened."""
 
     def __init__(
-        self, *, ack: AckMode = AckMode.BATCH, errors: ErrorHandler | None = None, batch: bool = False, **more: Any
+        self,
+        *,
+        ack: AckMode = AckMode.BATCH,
+        errors: ErrorHandler | None = None,
+        batch: bool = False,
+        work: UnitOfWork | None = None,
+        **more: Any,
     ) -> None:
         self.now_ms = 0
         self.control = LoopControl()
@@ -54,7 +60,7 @@ class LoopRig:
         self.errors = errors or ErrorHandler()
         self.loop = ListenerLoop(
             is_batch=batch,
-            acks=self.acks,
+            work=work or AcknowledgedWork(self.acks, lambda: self.now_ms),
             errors=self.errors,
             control=self.control,
             now_ms=lambda: self.now_ms,
@@ -119,11 +125,11 @@ class LoopRig:
     def _commit_soon(self, effect: CommitSoon) -> None:
         if self.commit_failures:
             failure = self.commit_failures.pop(0)
-            (self.loop.committed if isinstance(failure, TimeoutError) else self.loop.commit_failed)(failure)
+            (self.loop.work.committed if isinstance(failure, TimeoutError) else self.loop.work.commit_failed)(failure)
             return
         self.events.append(("commit", {(p.topic, p.partition): o.offset for p, o in effect.offsets.items()}))
         if self.confirms:
-            self.loop.committed(None)
+            self.loop.work.committed(None)
 
     def _poll(self, effect: Poll) -> list[ConsumerRecord]:
         if self.polls:

@@ -9,7 +9,7 @@ import pytest
 from ottla import AckMode, BatchListenerFailed, ErrorHandler, Retry, TopicPartition, stop_container
 from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConversionError, GroupAuthorizationFailed
-from ottla.listeners.listener_loop import Delivered
+from ottla.listeners.effects import Delivered
 
 
 class Boom(Exception):
@@ -52,8 +52,8 @@ def test_in_record_mode_a_failing_record_commits_nothing_for_itself(rig: Any, ma
     assert run.events == [
         ("commit", {("orders", 0): 1}),
         ("pause", [0]),
-        ("resume", [0]),
         ("commit", {("orders", 0): 2}),
+        ("resume", [0]),
     ]
 
 
@@ -214,7 +214,7 @@ def test_one_commit_is_under_way_at_a_time_and_the_next_has_all_that_came_since(
 
     def listener(record: Any) -> None:
         if record.offset == 3:
-            run.loop.committed(None)
+            run.loop.work.committed(None)
 
     run.listener = listener
     run.run([make_record(0)], [make_record(1)], [make_record(2)], [make_record(3)])

@@ -1,0 +1,44 @@
+"""What a container is told, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ottla.error_handling import ErrorHandler
+from ottla.listeners.ack import AckMode
+from ottla_wire.records import ConsumerRecord
+
+
+class ContainerState(Enum):
+    """What a container is doing."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    """Stopped by an error that a restart cannot mend; `reason` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerProperties:
+    """How a container treats its listener (Spring: ContainerProperties). Times in seconds."""
+
+    group: str | None = None
+    pattern: str | None = None
+    partitions: Mapping[str, Any] | None = None
+    ack: AckMode = AckMode.BATCH
+    ack_count: int = 1
+    ack_time: float = 5.0
+    batch: bool | None = None
+    filter: Callable[[ConsumerRecord], bool] | None = None
+    on_error: ErrorHandler = field(default_factory=ErrorHandler)
+    poll_timeout: float = 1.0
+    sync_commits: bool = False
+    """Wait for each commit before the next records. Off: the commit is under way while they are handled; what has not
+    been confirmed is committed again, and waited for, before a partition or the consumer is given up."""
+    shutdown_timeout: float = 10.0
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+    """Client settings that win over the factory's."""

@@ -1,0 +1,173 @@
+"""A unit of work: one delivery to the listener, with what makes its outcome last.
+
+Theory of operation. The loop decides what is delivered next and what happens to a record that failed; whatever has to
+surround a delivery is here, in one object that the loop asks. A unit is the effect that delivers it: `Deliver` (a run
+of records, one call each) or `DeliverBatch` (one call for all). `handle` yields it in the middle of whatever else is to
+be done, and says how far it came. What `handle` does not count as done is held and delivered again, so a strategy that
+undoes a unit (a transaction that is aborted) has nothing to rewind: it answers `Delivered(0, error)`.
+
+`AcknowledgedWork` marks what is done and commits offsets through the consumer, by the container's ack mode. It commits
+while the next records are handled: one commit is under way at a time, and what is processed meanwhile goes into the
+next one. What has not been confirmed is committed again, and waited for, before a partition or the consumer is given
+up; so nothing is promised less than by waiting each time, and a round trip per poll is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from ottla.client import TopicPartition
+from ottla.error_handling import BatchListenerFailed
+from ottla.listeners.ack import AckMode, AckTracker, Offsets
+from ottla.listeners.effects import Commit, CommitSoon, Deliver, DeliverBatch, Delivered, Effects, Recover
+from ottla_wire.records import ConsumerRecord
+
+logger = logging.getLogger("ottla.listener")
+
+COMMIT_CHECK_SECONDS = 0.02
+
+Unit = Deliver | DeliverBatch
+
+
+class UnitOfWork(ABC):
+    """What surrounds each delivery of one consumer. All but the callbacks run between two effects of its loop."""
+
+    one_by_one: bool = False
+    """Whether each record is a unit; else the records of a poll are one, as far as it comes without a failure."""
+
+    @abstractmethod
+    def handle(self, unit: Unit) -> Effects[Delivered]:
+        """Deliver the unit (`outcome = yield unit`) and make the outcome last. What is not counted is delivered again.
+
+        Raises:
+            Exception: something that neither a redelivery nor the error handler can mend; it ends the loop.
+        """
+
+    @abstractmethod
+    def recover(self, record: ConsumerRecord, error: BaseException) -> Effects[BaseException | None]:
+        """Give a record up: call the recoverer (`yield Recover(...)`) and, if that went well, pass over the record."""
+
+    @abstractmethod
+    def skip(self, record: ConsumerRecord) -> None:
+        """The record was filtered out: it is done with."""
+
+    @abstractmethod
+    def settle(self) -> Effects[None]:
+        """The records of a poll, or a redelivery, are through: commit what is due."""
+
+    @abstractmethod
+    def finish(self) -> Effects[None]:
+        """The loop ends: commit what is done."""
+
+    def poll_timeout(self, timeout: float) -> float:
+        """Seconds that the next poll may wait, at most `timeout`."""
+        return timeout
+
+    @abstractmethod
+    def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        """The partitions go to somebody else: what is to be committed for them through the consumer before that."""
+
+    @abstractmethod
+    def forget(self, partitions: Iterable[TopicPartition]) -> None:
+        """The partitions are lost, or go on from elsewhere: nothing that was done may be committed for them."""
+
+    def committed(self, error: BaseException | None) -> None:
+        """A CommitSoon is done, or failed with an error that allows to try again. Called inside a poll."""
+        raise AssertionError("this work commits nothing in the background")
+
+    def commit_failed(self, error: BaseException) -> None:
+        """A CommitSoon failed for good. Called inside a poll."""
+        raise AssertionError("this work commits nothing in the background")
+
+
+class AcknowledgedWork(UnitOfWork):
+    """Offsets are committed through the consumer, when the container's ack mode says so."""
+
+    def __init__(self, acks: AckTracker, now_ms: Callable[[], int], *, sync_commits: bool = False) -> None:
+        self._acks = acks
+        self._now_ms = now_ms
+        self._is_immediate = acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE)
+        self.one_by_one = self._is_immediate
+        self._waits_for_commits = sync_commits or self._is_immediate
+        self._unconfirmed: Offsets = {}
+        self._commit_error: BaseException | None = None
+
+    def handle(self, unit: Unit) -> Effects[Delivered]:
+        """See UnitOfWork."""
+        outcome = pointed((yield unit), len(unit.records))
+        self._acks.processed(unit.records[: outcome.count])
+        if self._is_immediate:
+            yield from self.settle()
+        return outcome
+
+    def recover(self, record: ConsumerRecord, error: BaseException) -> Effects[BaseException | None]:
+        """See UnitOfWork."""
+        failure: BaseException | None = yield Recover(record, error)
+        if failure is None:
+            self._acks.skipped(record)
+        return failure
+
+    def skip(self, record: ConsumerRecord) -> None:
+        """See UnitOfWork."""
+        self._acks.skipped(record)
+
+    def settle(self) -> Effects[None]:
+        """See UnitOfWork."""
+        if self._commit_error is not None:
+            raise self._commit_error
+        if self._unconfirmed or not self._acks.is_due(self._now_ms()):
+            return
+        offsets = self._acks.take(self._now_ms())
+        if not self._waits_for_commits:
+            self._unconfirmed = offsets
+            yield CommitSoon(offsets)
+            return
+        failure = yield Commit(offsets)
+        if failure is not None:
+            logger.info("a commit is tried again later: %s", failure)
+            self._acks.restore(offsets)
+
+    def finish(self) -> Effects[None]:
+        """See UnitOfWork."""
+        offsets = {**self._unconfirmed, **self._acks.take(self._now_ms())}
+        if offsets:
+            yield Commit(offsets)
+
+    def poll_timeout(self, timeout: float) -> float:
+        """See UnitOfWork. More is due already: a commit is under way, or another thread has just acknowledged."""
+        return min(timeout, COMMIT_CHECK_SECONDS) if self._acks.is_due(self._now_ms()) else timeout
+
+    def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        """See UnitOfWork."""
+        partitions = list(partitions)
+        unconfirmed = {p: self._unconfirmed.pop(p) for p in partitions if p in self._unconfirmed}
+        return {**unconfirmed, **self._acks.take(self._now_ms(), partitions)}
+
+    def forget(self, partitions: Iterable[TopicPartition]) -> None:
+        """See UnitOfWork."""
+        partitions = list(partitions)
+        for partition in partitions:
+            self._unconfirmed.pop(partition, None)
+        self._acks.forget(partitions)
+
+    def committed(self, error: BaseException | None) -> None:
+        """See UnitOfWork."""
+        offsets, self._unconfirmed = self._unconfirmed, {}
+        if error is not None:
+            logger.info("a commit is tried again later: %s", error)
+            self._acks.restore(offsets)
+
+    def commit_failed(self, error: BaseException) -> None:
+        """See UnitOfWork."""
+        self._unconfirmed = {}
+        self._commit_error = error
+
+
+def pointed(outcome: Delivered, size: int) -> Delivered:
+    """The outcome, with what comes before the record that a BatchListenerFailed points at counted as done."""
+    if not isinstance(outcome.error, BatchListenerFailed):
+        return outcome
+    return replace(outcome, count=min(max(outcome.error.index, 0), size))

@@ -1,0 +1,182 @@
+"""The driver around a consumer that plays a script: acknowledgments and the poll they may interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ottla import AckMode, Acknowledgment, ErrorHandler, OffsetAndMetadata, TopicPartition
+from ottla.client.consumer.faces import run_blocking
+from ottla.errors import GroupAuthorizationFailed, RebalanceInProgress, WakeupError
+from ottla.listeners.ack import AckTracker
+from ottla.listeners.binding import bind
+from ottla.listeners.driver import Driver
+from ottla.listeners.listener_loop import ListenerLoop, LoopControl
+from ottla.listeners.unit_of_work import COMMIT_CHECK_SECONDS, AcknowledgedWork
+
+ORDERS = TopicPartition("orders", 0)
+
+
+class ScriptedConsumer:
+    """Hands out polls: lists of records, or functions of the consumer that give them. Writes down commits, wake-ups."""
+
+    def __init__(self, control: LoopControl, *polls: Any) -> None:
+        self.control = control
+        self.polls = list(polls)
+        self.timeouts: list[float] = []
+        self.commits: list[dict[TopicPartition, int]] = []
+        self.wakeups = 0
+        self.failures: list[BaseException] = []
+
+    def poll(self, timeout: float) -> list[Any]:
+        self.timeouts.append(timeout)
+        if not self.polls:
+            self.control.stopping = True
+            return []
+        step = self.polls.pop(0)
+        return step(self) if callable(step) else step
+
+    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.commits.append({partition: offset.offset for partition, offset in offsets.items()})
+
+    def commit_async(self, offsets: Any, callback: Callable[..., None]) -> None:
+        self.commit(offsets)
+        callback(offsets, None)
+
+    def wakeup(self) -> None:
+        self.wakeups += 1
+
+    def assignment(self) -> list[TopicPartition]:
+        return [ORDERS]
+
+
+class AsyncScriptedConsumer(ScriptedConsumer):
+    async def poll(self, timeout: float) -> list[Any]:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return super().poll(timeout)
+
+    async def commit(self, offsets: Any) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().commit(offsets)
+
+
+def drive(
+    listener: Callable[..., Any], *polls: Any, ack: AckMode = AckMode.MANUAL_IMMEDIATE, failures: Any = ()
+) -> ScriptedConsumer:
+    control = LoopControl()
+    acks = AckTracker(ack)
+    bound = bind(listener)
+    loop = ListenerLoop(
+        is_batch=bound.is_batch,
+        work=AcknowledgedWork(acks, lambda: 0),
+        errors=ErrorHandler(),
+        control=control,
+        now_ms=lambda: 0,
+    )
+    consumer = (AsyncScriptedConsumer if bound.is_async else ScriptedConsumer)(control, *polls)
+    consumer.failures += failures
+    driver = Driver(loop, control, bound, acks, ErrorHandler().recover, consumer)  # type: ignore[arg-type]
+    (asyncio.run if bound.is_async else run_blocking)(driver.run())
+    return consumer
+
+
+def test_acknowledging_inside_the_listener_wakes_no_poll(make_record: Any) -> None:
+    def listener(value: bytes, ack: Acknowledgment) -> None:
+        ack.acknowledge()
+
+    consumer = drive(listener, [make_record(0), make_record(1)])
+    assert consumer.commits == [{ORDERS: 1}, {ORDERS: 2}]
+    assert consumer.wakeups == 0
+
+
+def test_acknowledging_inside_an_async_listener_wakes_no_poll(make_record: Any) -> None:
+    async def listener(value: bytes, ack: Acknowledgment) -> None:
+        await asyncio.sleep(0)
+        ack.acknowledge()
+
+    consumer = drive(listener, [make_record(0), make_record(1)])
+    assert consumer.commits == [{ORDERS: 1}, {ORDERS: 2}]
+    assert consumer.wakeups == 0
+
+
+def test_an_acknowledgment_that_comes_during_a_poll_ends_it(make_record: Any) -> None:
+    kept: list[Acknowledgment] = []
+
+    def listener(value: bytes, ack: Acknowledgment) -> None:
+        kept.append(ack)
+
+    def acknowledged_elsewhere(consumer: ScriptedConsumer) -> list[Any]:
+        kept[0].acknowledge()
+        assert consumer.wakeups == 1
+        raise WakeupError
+
+    consumer = drive(listener, [make_record(0)], acknowledged_elsewhere)
+    assert consumer.commits == [{ORDERS: 1}]
+
+
+def test_in_manual_mode_an_acknowledgment_during_a_poll_waits_for_its_end(make_record: Any) -> None:
+    kept: list[Acknowledgment] = []
+
+    def listener(value: bytes, ack: Acknowledgment) -> None:
+        kept.append(ack)
+
+    def acknowledged_elsewhere(_: ScriptedConsumer) -> list[Any]:
+        kept[0].acknowledge()
+        return []
+
+    consumer = drive(listener, [make_record(0)], acknowledged_elsewhere, ack=AckMode.MANUAL)
+    assert consumer.wakeups == 0
+    assert consumer.commits == [{ORDERS: 1}]
+
+
+def test_an_acknowledgment_just_before_a_poll_shortens_it(make_record: Any) -> None:
+    # What comes between the loop's look at what is due and the poll finds no poll to wake.
+    kept: list[Acknowledgment] = []
+    acks = AckTracker(AckMode.MANUAL_IMMEDIATE)
+    control = LoopControl()
+
+    class Between(AcknowledgedWork):
+        def poll_timeout(self, timeout: float) -> float:
+            found = super().poll_timeout(timeout)
+            if kept:
+                kept.pop().acknowledge()
+            return found
+
+    loop = ListenerLoop(
+        is_batch=False, work=Between(acks, lambda: 0), errors=ErrorHandler(), control=control, now_ms=lambda: 0
+    )
+    consumer = ScriptedConsumer(control, [make_record(0)])
+    driver = Driver(loop, control, bind(lambda ack: None), acks, ErrorHandler().recover, consumer)  # type: ignore[arg-type]
+    kept.append(Acknowledgment(acks, [make_record(4)], driver._acknowledged))
+    run_blocking(driver.run())
+    assert consumer.timeouts[0] == COMMIT_CHECK_SECONDS
+    assert consumer.wakeups == 0
+
+
+def test_a_wake_up_that_meets_a_commit_does_not_undo_it(make_record: Any) -> None:
+    consumer = drive(lambda value: None, [make_record(0)], ack=AckMode.RECORD, failures=[WakeupError()])
+    assert consumer.commits == [{ORDERS: 1}]
+
+
+def test_a_commit_during_a_rebalance_is_tried_again(make_record: Any) -> None:
+    consumer = drive(lambda value: None, [make_record(0)], ack=AckMode.RECORD, failures=[RebalanceInProgress("wait")])
+    assert consumer.commits == [{ORDERS: 1}]
+
+
+def test_a_commit_that_is_not_allowed_ends_the_driver(make_record: Any) -> None:
+    with pytest.raises(GroupAuthorizationFailed):
+        drive(lambda value: None, [make_record(0)], ack=AckMode.RECORD, failures=[GroupAuthorizationFailed("no")])
+
+
+def test_a_plain_listener_may_return_something_awaitable_and_nobody_awaits_it(make_record: Any) -> None:
+    class Awaitable:
+        def __await__(self) -> Any:
+            raise AssertionError("awaited")
+
+    consumer = drive(lambda value: Awaitable(), [make_record(0)], ack=AckMode.BATCH)
+    assert consumer.commits == [{ORDERS: 1}]
