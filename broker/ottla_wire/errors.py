@@ -20,7 +20,7 @@ Logic raises these; one place per side turns error into code (`error.code`) or c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 NoError: Final = 0
 """The code that says that all went well."""
@@ -479,8 +479,21 @@ class ThrottlingQuotaExceeded(Retriable, code=89):
     """The quota for such changes is used up for the moment."""
 
 
+class FenceReason(NamedTuple):
+    """Who took a transactional id over: the other instance's client id and host, and when (ms since 1970)."""
+
+    client_id: str
+    client_host: str
+    at_ms: int
+
+
 class ProducerFenced(Fatal, code=90):
     """A newer producer has taken over the transactional id."""
+
+    def __init__(self, message: str | None = None, reason: FenceReason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Who it was, where the broker tells; Apache Kafka does not."""
 
 
 class ResourceNotFound(Fatal, code=91):

@@ -16,10 +16,12 @@ The wire's tree is re-exported whole (`ottla_wire.errors` draws it): one class p
      ├── WakeupError               poll() was left because of wakeup()
      ├── ConcurrentUse             two threads or tasks use one consumer at the same time
      ├── RebalanceListenerFailed   a rebalance listener raised; the rebalance itself has gone on
-     ├── NotInTransaction          a send that needs a transaction, outside of one
-     ├── TransactionEnded          a send in a context whose transaction has ended
-     └── TransactionTimedOut       the transaction took longer than it may
+     ├── IllegalTransactionState   a transaction method at the wrong moment; the message names what to call
+     │    └── NotInTransaction     a send, commit or abort outside of a transaction
+     └── TransactionEnded          a send in a context whose transaction has ended
     Abortable
+     ├── TransactionAborted        what a send fails with whose transaction ended without it
+     ├── TransactionTimedOut       the coordinator ended the transaction because it took longer than it may
      ├── CommitFailed              offsets were not committed: the group has moved on without this member
      ├── InvalidOffset             .partitions have no position from which reading can go on
      │    ├── NoOffsetForPartition       no committed offset, and auto_offset_reset is 'none'
@@ -176,16 +178,27 @@ class WakeupError(OttlaError):
     """A blocked `poll` was left because somebody called `wakeup`."""
 
 
-class NotInTransaction(OttlaError):
-    """A send that is only allowed inside a transaction was made outside of one."""
+class IllegalTransactionState(OttlaError, RuntimeError):
+    """A producer's transaction method was called at a moment when it cannot be; the message names what to call."""
+
+
+class NotInTransaction(IllegalTransactionState):
+    """What is only allowed inside a transaction (a send, a commit, an abort) was done outside of one."""
 
 
 class TransactionEnded(OttlaError):
     """A send was made in a context whose transaction has ended."""
 
 
-class TransactionTimedOut(OttlaError, TimeoutError):
-    """A transaction was open for longer than its timeout and was, or will be, aborted."""
+class TransactionAborted(Abortable):
+    """The transaction was aborted, and what this error belongs to is not part of what others read."""
+
+
+class TransactionTimedOut(Abortable, TimeoutError):
+    """A transaction was open for longer than its timeout and was, or will be, aborted.
+
+    The producer is not fenced: `abort_transaction()`, then the same work may be tried again.
+    """
 
 
 class Disconnected(NetworkError):
