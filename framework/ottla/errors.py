@@ -17,8 +17,13 @@ The wire's tree is re-exported whole (`ottla_wire.errors` draws it): one class p
      ├── ConcurrentUse             two threads or tasks use one consumer at the same time
      ├── RebalanceListenerFailed   a rebalance listener raised; the rebalance itself has gone on
      ├── IllegalTransactionState   a transaction method at the wrong moment; the message names what to call
-     │    └── NotInTransaction     a send, commit or abort outside of a transaction
-     └── TransactionEnded          a send in a context whose transaction has ended
+     │    ├── NotInTransaction     a send, commit or abort outside of a transaction
+     │    └── AlreadyInTransaction     a block that must be outside of a transaction is inside of one
+     ├── TransactionEnded          a send in a context whose transaction has ended
+     ├── CannotBeginTransaction    a transaction did not begin; the reason as .__cause__
+     │    └── NoProducerAvailable  all producers of the pool were in use
+     ├── UnexpectedRollback        the block went well, and its transaction was aborted: an inner block had failed
+     └── TransactionOutcomeUnknown     a commit was not answered: it is committed or aborted, never in part
     Abortable
      ├── TransactionAborted        what a send fails with whose transaction ended without it
      ├── TransactionTimedOut       the coordinator ended the transaction because it took longer than it may
@@ -188,6 +193,32 @@ class NotInTransaction(IllegalTransactionState):
 
 class TransactionEnded(OttlaError):
     """A send was made in a context whose transaction has ended."""
+
+
+class AlreadyInTransaction(IllegalTransactionState):
+    """A block with `propagation="never"` was entered inside of a transaction."""
+
+
+class CannotBeginTransaction(OttlaError):
+    """A transaction did not begin, and the block was not run; `__cause__` is the client's error."""
+
+
+class NoProducerAvailable(CannotBeginTransaction, TimeoutError):
+    """All producers that the pool may have were in use for as long as a transaction waits for one."""
+
+
+class UnexpectedRollback(OttlaError):
+    """A transaction was aborted although its block went well: a block inside had failed, or had asked for it.
+
+    `__cause__` is the inner block's error, if it had one (Spring: UnexpectedRollbackException).
+    """
+
+
+class TransactionOutcomeUnknown(OttlaError, TimeoutError):
+    """The coordinator did not answer a commit in time: the transaction is committed or aborted, never in part.
+
+    Which of the two it is can be seen by reading what was to be written, or the committed offsets.
+    """
 
 
 class TransactionAborted(Abortable):
