@@ -6,14 +6,17 @@ when it has handed over what came in, and `tick` when `deadline_ms` is reached.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ottla_broker import api
+from ottla_broker.replication.transaction_verification import TransactionVerification
 
 if TYPE_CHECKING:
     from ottla_broker.context import RequestContext
     from ottla_broker.controller.controller import Controller
     from ottla_broker.coordinator.group_coordinator import GroupCoordinator
+    from ottla_broker.pending import Pending
     from ottla_broker.replication.replica_manager import ReplicaManager
     from ottla_broker.shell.config import BrokerConfig
     from ottla_broker.shell.log_directory import LogDirectory
@@ -53,6 +56,19 @@ class Transactions(Protocol):
         """The partition of `__transaction_state` that keeps this id; its leader is the id's coordinator."""
         ...
 
+    def add_partitions(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        partitions: Sequence[tuple[str, int]],
+        *,
+        verify_only: bool,
+        now_ms: int,
+    ) -> Pending[dict[tuple[str, int], int]]:
+        """Add partitions to a transaction, or verify that they are part of it: an error code for each."""
+        ...
+
     def init_producer_id(self, context: RequestContext, request: Any) -> Any:
         """Handle InitProducerId with a transactional id; the response or a `Pending` of it."""
         ...
@@ -85,6 +101,15 @@ class Broker:
         self.replicas = replicas
         self.groups = groups
         self.transactions: Transactions | None = None
+        self.verification = TransactionVerification(
+            replicas,
+            clock,
+            lambda: self.transactions,
+            verifies=config.transaction_partition_verification_enable,
+            retry_backoff_ms=config.add_partitions_to_txn_retry_backoff_ms,
+            retry_max_ms=config.add_partitions_to_txn_retry_backoff_max_ms,
+            request_timeout_ms=config.request_timeout_ms,
+        )
         self.log_directory = log_directory
         self.authorizer: Authorizer = authorizer or AllowAll()
         self.node_id = config.node_id
@@ -108,11 +133,13 @@ class Broker:
 
     def drain(self, now_ms: int) -> None:
         """The broker stops: answer what is parked with what there is."""
+        self.verification.drain()
         self.replicas.drain()
         self.settle(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Run everything that is due."""
+        self.verification.tick(now_ms)
         self.replicas.tick(now_ms)
         self.groups.tick(now_ms)
         if self.log_directory is not None:
@@ -121,7 +148,7 @@ class Broker:
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        deadlines = [self.replicas.deadline_ms(), self.groups.deadline_ms()]
+        deadlines = [self.replicas.deadline_ms(), self.groups.deadline_ms(), self.verification.deadline_ms()]
         if self.log_directory is not None:
             deadlines.append(self.log_directory.deadline_ms())
         return min((at for at in deadlines if at is not None), default=None)

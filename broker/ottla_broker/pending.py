@@ -86,6 +86,13 @@ class Pending(Generic[T]):
         self.on_done(settle)
         return following
 
+    def follow(self, source: Pending[T]) -> None:
+        """Finish as `source` does."""
+        source.on_done(self._copy)
+
+    def _copy(self, source: Pending[T]) -> None:
+        self._settle(source._state, source._outcome)
+
     def _settle(self, state: int, outcome: object) -> None:
         assert self._state == _WAITING, "a Pending is finished once"
         self._state = state
@@ -97,3 +104,13 @@ class Pending(Generic[T]):
     def __repr__(self) -> str:
         state = ("waiting", "completed", "failed")[self._state]
         return f"<Pending {state}{'' if self._state == _WAITING else f' {self._outcome!r}'}>"
+
+
+class Unapplied(Pending[T]):
+    """A Pending answer to a request that has not taken effect yet.
+
+    Nothing behind it on its connection may be handled before it is answered: a produce request whose transaction is
+    being verified must not be overtaken by the next one.
+    """
+
+    __slots__ = ()

@@ -45,8 +45,9 @@ class VirtualClock:
 class FolderStorage:
     """Partition logs in a folder: what `LogDirectory` does, without checkpoints and locks."""
 
-    def __init__(self, folder: Path, clock: VirtualClock) -> None:
+    def __init__(self, folder: Path, clock: VirtualClock, *, verify_transactions: bool = True) -> None:
         self.folder = folder
+        self._verify_transactions = verify_transactions
         self.files = OsFiles()
         self.logs: dict[tuple[str, int], PartitionLog] = {}
         self.deleted: list[tuple[str, int]] = []
@@ -54,7 +55,16 @@ class FolderStorage:
 
     def open_log(self, topic: str, index: int, topic_id: Uuid, config: LogConfig) -> PartitionLog:
         folder = self.folder / f"{topic}-{index}"
-        log = PartitionLog.open(self.files, folder, topic, index, topic_id, config, now_ms=self._clock.wall_ms())
+        log = PartitionLog.open(
+            self.files,
+            folder,
+            topic,
+            index,
+            topic_id,
+            config,
+            now_ms=self._clock.wall_ms(),
+            verify_transactions=self._verify_transactions,
+        )
         self.logs[topic, index] = log
         return log
 
@@ -83,7 +93,9 @@ class BrokerBench:
     def __init__(self, folder: Path, **config: Any) -> None:
         self.clock = VirtualClock()
         self.config = BrokerConfig(**{"node_id": 1, **config})
-        self.storage = FolderStorage(folder, self.clock)
+        self.storage = FolderStorage(
+            folder, self.clock, verify_transactions=self.config.transaction_partition_verification_enable
+        )
         rng = random.Random(7)
         self.controller = Controller(
             MemoryMetadataLog(node_id=self.config.node_id), cluster_id="bench", config=self.config, rng=rng

@@ -14,7 +14,7 @@ from typing import Any
 from ottla_broker import api
 from ottla_broker.broker import AllowAll
 from ottla_broker.context import ANONYMOUS, RequestContext
-from ottla_broker.coordinator.decision import CoordinatorRecord
+from ottla_broker.coordinator.decision import CoordinatorRecord, TransactionalProducer, TransactionEnd
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_coordinator import GroupCoordinator
 from ottla_broker.pending import Pending
@@ -33,7 +33,7 @@ from ottla_wire.messages.offset_commit import (
 )
 from ottla_wire.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics
 from ottla_wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
-from ottla_wire.records import RecordBatch, build_batch, iter_batches
+from ottla_wire.records import RecordBatch, build_batch, end_transaction_marker, iter_batches
 from ottla_wire.schema import Request, Uuid
 
 TOPIC = "t1"
@@ -57,14 +57,38 @@ class FakeCoordinatorLog:
         self._ends: dict[int, int] = {}
         self._high_watermarks: dict[int, int] = {}
 
-    def append(self, partition: int, records: Sequence[CoordinatorRecord], now_ms: int) -> int:
+    def append(
+        self,
+        partition: int,
+        records: Sequence[CoordinatorRecord],
+        now_ms: int,
+        producer: TransactionalProducer | None = None,
+    ) -> int:
+        assert records, "an empty batch"
+        rows = [(now_ms, record.key, record.value, ()) for record in records]
+        base = self._ends.get(partition, 0)
+        fields: dict[str, Any] = {}
+        if producer is not None:
+            fields = {"producer_id": producer.producer_id, "producer_epoch": producer.producer_epoch}
+            fields["transactional"] = True
+        return self._append(partition, build_batch(rows, base_offset=base, **fields), len(records))
+
+    def append_marker(self, partition: int, end: TransactionEnd, now_ms: int) -> int:
+        marker = end_transaction_marker(
+            commit=end.committed,
+            producer_id=end.producer_id,
+            producer_epoch=end.producer_epoch,
+            coordinator_epoch=end.coordinator_epoch,
+            timestamp_ms=now_ms,
+            base_offset=self._ends.get(partition, 0),
+        )
+        return self._append(partition, marker, 1)
+
+    def _append(self, partition: int, batch: bytes, count: int) -> int:
         if self.failure is not None:
             raise self.failure
-        assert records, "an empty batch"
-        base = self._ends.get(partition, 0)
-        rows = [(now_ms, record.key, record.value, ()) for record in records]
-        self._batches.setdefault(partition, []).append(build_batch(rows, base_offset=base))
-        self._ends[partition] = base + len(records)
+        self._batches.setdefault(partition, []).append(batch)
+        self._ends[partition] = self._ends.get(partition, 0) + count
         self.appends += 1
         if self.replicating:
             self._high_watermarks[partition] = self._ends[partition]

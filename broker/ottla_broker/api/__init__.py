@@ -64,6 +64,7 @@ APIS: dict[int, Api] = {
         Api(21, "delete_records", 0, 2),
         Api(22, "init_producer_id", 0, 5),
         Api(23, "offset_for_leader_epoch", 2, 4),
+        Api(27, "write_txn_markers", 1, 2),
         Api(32, "describe_configs", 1, 4),
         Api(33, "alter_configs", 0, 2),
         Api(35, "describe_log_dirs", 1, 5),
@@ -130,7 +131,7 @@ def error_code_of(error: Exception) -> int:
 def _guarded(answer: Pending[Any], module: ModuleType, request: Any, context: RequestContext) -> Pending[Any]:
     if answer.done() and answer.error() is None:
         return answer
-    guarded: Pending[Any] = Pending()
+    guarded: Pending[Any] = type(answer)()  # it may be Unapplied
 
     def settle(finished: Pending[Any]) -> None:
         error = finished.error()

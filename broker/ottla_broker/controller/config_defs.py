@@ -450,6 +450,21 @@ BROKER_CONFIGS: Final[dict[str, ConfigDef]] = {
         _broker("transactional.id.expiration.ms", _INT, "How long an unused transactional id is remembered."),
         _broker("transaction.max.timeout.ms", _INT, "The longest transaction timeout a producer may ask for."),
         _broker(
+            "transaction.partition.verification.enable",
+            _BOOLEAN,
+            "Whether writes of transactions before KIP-890 are checked with the coordinator.",
+        ),
+        _broker(
+            "add.partitions.to.txn.retry.backoff.ms",
+            _INT,
+            "How long a write waits before it asks again for a transaction whose predecessor is still being ended.",
+        ),
+        _broker(
+            "add.partitions.to.txn.retry.backoff.max.ms",
+            _INT,
+            "How long a write waits at most for a transaction whose predecessor is still being ended.",
+        ),
+        _broker(
             "transaction.state.log.num.partitions",
             _INT,
             "Partitions of __transaction_state; not to be changed once it exists.",
@@ -505,6 +520,9 @@ BROKER_CONFIGS: Final[dict[str, ConfigDef]] = {
         _broker("group.consumer.max.size", _INT, "Members a consumer group can have."),
         _broker("group.consumer.assignors", _LIST, "Assignors of consumer groups; the first is the default."),
         # requests and connections
+        _broker(
+            "request.timeout.ms", _INT, "How long a broker waits for the answer of another one, or of its replicas."
+        ),
         _broker("fetch.max.bytes", _INT, "The largest answer to a fetch, whatever the client asks for."),
         _broker("max.incremental.fetch.session.cache.slots", _INT, "Fetch sessions that are remembered."),
         _broker("max.request.partition.size.limit", _INT, "Partitions in one answer to DescribeTopicPartitions."),

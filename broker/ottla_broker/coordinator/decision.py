@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ottla_broker.pending import Pending
 from ottla_wire.errors import KafkaError
 from ottla_wire.records import RecordBatch
+
+if TYPE_CHECKING:
+    from ottla_broker.log.producer_state import Verification
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -22,11 +25,39 @@ class CoordinatorRecord(NamedTuple):
     value: bytes | None
 
 
+class TransactionalProducer(NamedTuple):
+    """In whose transaction records are written, with the guard of its verification (None: it is open here already)."""
+
+    producer_id: int
+    producer_epoch: int
+    guard: Verification | None = None
+
+
+class TransactionEnd(NamedTuple):
+    """What a marker says."""
+
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    committed: bool
+    transaction_version: int
+
+
 class CoordinatorLog(Protocol):
     """The log of an internal topic's partitions, as far as this broker leads them."""
 
-    def append(self, partition: int, records: Sequence[CoordinatorRecord], now_ms: int) -> int:
+    def append(
+        self,
+        partition: int,
+        records: Sequence[CoordinatorRecord],
+        now_ms: int,
+        producer: TransactionalProducer | None = None,
+    ) -> int:
         """Append the records as one batch; return the offset after it. Raises the KafkaErrors of an append."""
+        ...
+
+    def append_marker(self, partition: int, end: TransactionEnd, now_ms: int) -> int:
+        """Append a transaction's marker; return the offset after it. Raises the KafkaErrors of an append."""
         ...
 
     def high_watermark(self, partition: int) -> int:
@@ -76,6 +107,7 @@ class Decision(Generic[T]):
         refused: runs instead of all that follows, with the error for the client, if the append fails.
         committed: runs when the high watermark has passed the records.
         timed_out: runs instead of `committed`, with the error for the client, if nobody knows whether it ever will.
+        outlives_time_out: only the answer is given up then; `committed` runs whenever the records are committed.
         atomic: the records must go into one batch.
     """
 
@@ -86,6 +118,7 @@ class Decision(Generic[T]):
     committed: Callable[[int], None] | None = None
     timed_out: Callable[[KafkaError, int], None] | None = None
     atomic: bool = True
+    outlives_time_out: bool = False
 
 
 class Shard(Protocol):
@@ -95,8 +128,8 @@ class Shard(Protocol):
         """Change the durable state as the record says. `producer_id` is NO_PRODUCER outside of a transaction."""
         ...
 
-    def replay_end_marker(self, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
-        """A transaction of this producer has ended here."""
+    def replay_end_marker(self, offset: int, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
+        """A transaction of this producer has ended here, by the marker at `offset`."""
         ...
 
     def high_watermark_moved(self, high_watermark: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_shard import GroupShard
-from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime, Verb
+from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime, TransactionEnd, Verb
 from ottla_broker.pending import Pending
 from ottla_wire.errors import InvalidGroupId, InvalidSessionTimeout, KafkaError
 
@@ -128,6 +128,25 @@ class GroupCoordinator:
             lambda shard, now_ms: shard.offsets.commit(request, now_ms),
             context.now_ms,
         )
+
+    def complete_transaction(
+        self,
+        partition: int,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        *,
+        committed: bool,
+        transaction_version: int,
+        now_ms: int,
+    ) -> Pending[None]:
+        """Write the marker of a transaction into a partition of `__consumer_offsets`, and settle its offsets.
+
+        Answered when the marker is replicated. Fails with InvalidProducerEpoch, TransactionCoordinatorFenced,
+        NotCoordinator, CoordinatorLoadInProgress, and what else an append may raise.
+        """
+        end = TransactionEnd(producer_id, producer_epoch, coordinator_epoch, committed, transaction_version)
+        return self.runtime.complete_transaction(partition, end, now_ms)
 
     def fetch_offsets(
         self, context: RequestContext, group: OffsetFetchRequestGroup, *, require_stable: bool

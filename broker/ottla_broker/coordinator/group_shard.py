@@ -125,8 +125,9 @@ class GroupShard:
         else:
             logger.debug("record of type %s at offset %s skipped", kind, offset)
 
-    def replay_end_marker(self, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
-        """The end of a transaction: nothing to settle, for offsets are not committed in transactions yet."""
+    def replay_end_marker(self, offset: int, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
+        """The end of a transaction: its offsets count now, or never did."""
+        self.offsets.transaction_ended(offset, producer_id, committed=committed)
 
     def high_watermark_moved(self, high_watermark: int) -> None:
         """What lies below is replicated."""

@@ -252,6 +252,9 @@ class Offsets:
         else:
             self._offsets.put(key.group, partition, _committed(value, at), at)
 
+    def transaction_ended(self, at: int, producer_id: int, *, committed: bool) -> None:
+        """Take a transaction's marker in; it stands at offset `at`."""
+
     def high_watermark_moved(self, high_watermark: int) -> None:
         """What lies below is replicated."""
         self._offsets.advance(high_watermark)

@@ -17,11 +17,16 @@ this broker leads has a *shard*, a state machine in memory. Everything that happ
 4. **Answer.** The response leaves when the high watermark has passed the records. A response without records waits
    for everything appended before it, because it may be based on it (a failover must not take back what was told).
    Then `Decision.committed` runs. If it does not come in time, the answer is COORDINATOR_NOT_AVAILABLE and
-   `Decision.timed_out` runs; the records stay where they are. A response that is a `Pending` belongs to the machine
-   (a parked JoinGroup): the machine answers it, in `refused` too.
+   `Decision.timed_out` runs; the records stay where they are, and `committed` may still run later where the decision
+   asks for that. A response that is a `Pending` belongs to the machine (a parked JoinGroup): the machine answers it,
+   in `refused` too.
 
 Answers are *effects*: machine and runtime put them into the `Outbox`, and they leave when the shard is consistent
 again. So whoever is woken by an answer may call `run` at once.
+
+Records of a transaction (`run_transactional`) are appended as a batch of their producer, and replayed with its id; the
+marker that ends the transaction (`complete_transaction`) is appended like records, and replayed by
+`shard.replay_end_marker`.
 
 `run_coalesced` is for verbs that do not depend on each other's records (offset commits): their records wait until
 `flush`, the next `run` on the partition, or the size limit, and are appended as one batch.
@@ -44,6 +49,8 @@ from ottla_broker.coordinator.decision import (
     Decision,
     Outbox,
     Shard,
+    TransactionalProducer,
+    TransactionEnd,
     Verb,
 )
 from ottla_broker.coordinator.timers import Key, Timers
@@ -66,7 +73,17 @@ from ottla_wire.errors import (
 )
 from ottla_wire.records import ControlType, RecordBatch, control_type
 
-__all__ = ["CoordinatorLog", "CoordinatorRecord", "CoordinatorRuntime", "Decision", "Outbox", "Shard", "Verb"]
+__all__ = [
+    "CoordinatorLog",
+    "CoordinatorRecord",
+    "CoordinatorRuntime",
+    "Decision",
+    "Outbox",
+    "Shard",
+    "TransactionEnd",
+    "TransactionalProducer",
+    "Verb",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +122,7 @@ class _Partition(Generic[S]):
     end_offset: int = 0
     high_watermark: int = 0
     deferred: deque[_Deferred] = field(default_factory=deque)
+    late: deque[_Deferred] = field(default_factory=deque)  # given up by whoever asked, not by the machine
     coalesced: list[tuple[Decision[Any], Pending[Any]]] = field(default_factory=list)
     coalesced_bytes: int = 0
     changing: bool = False
@@ -167,6 +185,36 @@ class CoordinatorRuntime(Generic[S]):
 
     def run(self, partition: int, verb: Verb[S, T], now_ms: int) -> Pending[T]:
         """Execute a verb; the answer comes as the module's text says, an error as the Pending's failure."""
+        return self._run(partition, verb, now_ms, None)
+
+    def run_transactional(
+        self, partition: int, producer: TransactionalProducer, verb: Verb[S, T], now_ms: int
+    ) -> Pending[T]:
+        """Execute a verb whose records are part of a transaction."""
+        return self._run(partition, verb, now_ms, producer)
+
+    def complete_transaction(self, partition: int, end: TransactionEnd, now_ms: int) -> Pending[None]:
+        """Write the marker that ends a transaction; answered when the marker is replicated.
+
+        An append that is refused fails the Pending with the append's own error: it is the transaction coordinator that
+        asks, not a client.
+        """
+        try:
+            active = self._active(partition)
+            self._flush(active, now_ms)
+            end_offset = self._log.append_marker(partition, end, now_ms)
+        except KafkaError as error:
+            self._outbox.send()
+            return Pending.failed(error)
+        self._replay_marker(active, end, end_offset)
+        pending: Pending[None] = Pending()
+        deferred = _Deferred(end_offset, now_ms + self._write_timeout_ms, Decision(None), pending)
+        active.deferred.append(deferred)
+        self._advance(active, self._log.high_watermark(partition), now_ms)
+        self._outbox.send()
+        return pending
+
+    def _run(self, partition: int, verb: Verb[S, T], now_ms: int, producer: TransactionalProducer | None) -> Pending[T]:
         try:
             active = self._active(partition)
             self._flush(active, now_ms)
@@ -175,7 +223,7 @@ class CoordinatorRuntime(Generic[S]):
             self._outbox.send()
             return Pending.failed(error)
         pending = _pending_of(decision)
-        self._append(active, [(decision, pending)], now_ms)
+        self._append(active, [(decision, pending)], now_ms, producer)
         self._outbox.send()
         return pending
 
@@ -206,6 +254,11 @@ class CoordinatorRuntime(Generic[S]):
             NotCoordinator, CoordinatorLoadInProgress, and what the query raises.
         """
         return query(self._active(partition).shard)
+
+    @property
+    def has_coalesced(self) -> bool:
+        """Whether `flush` has something to append."""
+        return any(self._partitions[partition].loading is None for partition in self._due_now)
 
     def flush(self, now_ms: int) -> None:
         """Append what `run_coalesced` has collected; to be called at the end of a loop turn."""
@@ -271,13 +324,19 @@ class CoordinatorRuntime(Generic[S]):
             collected, held.coalesced, held.coalesced_bytes = held.coalesced, [], 0
             self._append(held, collected, now_ms)
 
-    def _append(self, held: _Partition[S], decided: list[tuple[Decision[Any], Pending[Any]]], now_ms: int) -> None:
+    def _append(
+        self,
+        held: _Partition[S],
+        decided: list[tuple[Decision[Any], Pending[Any]]],
+        now_ms: int,
+        producer: TransactionalProducer | None = None,
+    ) -> None:
         """Append and replay the records of decisions, as one batch if there are several; then answer or defer."""
         held.changing = True
         try:
             for records in _batches(decided):
-                end_offset = self._log.append(held.index, records, now_ms)
-                self._replay(held, records, end_offset)
+                end_offset = self._log.append(held.index, records, now_ms, producer)
+                self._replay(held, records, end_offset, producer)
         except KafkaError as error:
             self._refuse(decided, error, now_ms)
             return
@@ -292,11 +351,27 @@ class CoordinatorRuntime(Generic[S]):
             held.deferred.append(_Deferred(held.end_offset, now_ms + self._write_timeout_ms, decision, pending))
         self._advance(held, self._log.high_watermark(held.index), now_ms)
 
-    def _replay(self, held: _Partition[S], records: Sequence[CoordinatorRecord], end_offset: int) -> None:
+    def _replay(
+        self,
+        held: _Partition[S],
+        records: Sequence[CoordinatorRecord],
+        end_offset: int,
+        producer: TransactionalProducer | None,
+    ) -> None:
         held.end_offset = end_offset
         held.shard.high_watermark_moved(self._log.high_watermark(held.index))
+        producer_id, epoch = (NO_PRODUCER, NO_PRODUCER) if producer is None else producer[:2]
         for offset, record in enumerate(records, end_offset - len(records)):
-            held.shard.replay(offset, record, NO_PRODUCER, NO_PRODUCER)
+            held.shard.replay(offset, record, producer_id, epoch)
+
+    def _replay_marker(self, held: _Partition[S], end: TransactionEnd, end_offset: int) -> None:
+        held.changing = True
+        try:
+            held.end_offset = end_offset
+            held.shard.high_watermark_moved(self._log.high_watermark(held.index))
+            held.shard.replay_end_marker(end_offset - 1, end.producer_id, end.producer_epoch, committed=end.committed)
+        finally:
+            held.changing = False
 
     def _refuse(self, decided: list[tuple[Decision[Any], Pending[Any]]], error: KafkaError, now_ms: int) -> None:
         logger.warning("a coordinator's append failed: %s: %s", type(error).__name__, error)
@@ -314,6 +389,9 @@ class CoordinatorRuntime(Generic[S]):
         if offset > held.high_watermark:
             held.high_watermark = offset
             held.shard.high_watermark_moved(offset)
+        while held.late and held.late[0].offset <= held.high_watermark:
+            if (committed := held.late.popleft().decision.committed) is not None:
+                committed(now_ms)
         while held.deferred and held.deferred[0].offset <= held.high_watermark:
             decision, pending = (deferred := held.deferred.popleft()).decision, deferred.pending
             if decision.response is not pending:
@@ -326,11 +404,13 @@ class CoordinatorRuntime(Generic[S]):
             self._waiting.pop(held.index, None)
 
     def _time_out(self, held: _Partition[S], now_ms: int) -> None:
-        error = coordinator_error(RequestTimedOut("the offsets partition is not replicated in time"))
+        error = coordinator_error(RequestTimedOut("the coordinator's partition is not replicated in time"))
         while held.deferred and held.deferred[0].deadline_ms <= now_ms:
             deferred = held.deferred.popleft()
             self._fail(deferred.decision, deferred.pending, error)
-            if deferred.decision.timed_out is not None:
+            if deferred.decision.outlives_time_out:
+                held.late.append(deferred)
+            elif deferred.decision.timed_out is not None:
                 deferred.decision.timed_out(error, now_ms)
         if not held.deferred:
             self._waiting.pop(held.index, None)
@@ -372,7 +452,8 @@ class CoordinatorRuntime(Generic[S]):
         if batch.is_control:
             kind = control_type(batch)
             if kind in (ControlType.COMMIT, ControlType.ABORT):
-                shard.replay_end_marker(batch.producer_id, batch.producer_epoch, committed=kind is ControlType.COMMIT)
+                committed = kind is ControlType.COMMIT
+                shard.replay_end_marker(batch.base_offset, batch.producer_id, batch.producer_epoch, committed=committed)
             return
         producer_id = batch.producer_id if batch.is_transactional else NO_PRODUCER
         for record in batch.records():

@@ -130,6 +130,7 @@ class PartitionLog:
         config: LogConfig,
         *,
         producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
+        verify_transactions: bool = False,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -142,7 +143,7 @@ class PartitionLog:
         self.flushed_offset = 0
         self.offline: KafkaStorageError | None = None
         self.leader_epochs = LeaderEpochs(files, folder)
-        self.producers = ProducerStates(self.name, producer_id_expiration_ms)
+        self.producers = ProducerStates(self.name, producer_id_expiration_ms, require_verification=verify_transactions)
         self.on_flush_wanted: Callable[[PartitionLog], None] | None = None
         self.on_recovery_point_lowered: Callable[[PartitionLog], None] | None = None
         self._files = files
@@ -174,14 +175,23 @@ class PartitionLog:
         high_watermark: int = 0,
         clean_shutdown: bool = False,
         producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
+        verify_transactions: bool = False,
         make_later: bool = False,
     ) -> PartitionLog:
         """Open a folder, or make a new one (with `make_later`: at the first append); after a crash this is recovery.
 
+        `verify_transactions`: a transaction's first records are only taken with the guard of its verification.
         Raises KafkaStorageError, and InconsistentTopicId if the folder belongs to another topic of the same name.
         """
         log = cls(
-            files, folder, topic, partition, topic_id, config, producer_id_expiration_ms=producer_id_expiration_ms
+            files,
+            folder,
+            topic,
+            partition,
+            topic_id,
+            config,
+            producer_id_expiration_ms=producer_id_expiration_ms,
+            verify_transactions=verify_transactions,
         )
         try:
             if make_later and log_start_offset == 0 and not files.exists(folder):
@@ -190,7 +200,7 @@ class PartitionLog:
                 log._open(now_ms, recovery_point, log_start_offset, clean_shutdown)
         except OSError as error:
             raise log._storage_error(error) from error
-        log.high_watermark = min(max(high_watermark, log.log_start_offset), log.log_end_offset)
+        log.high_watermark_moved(min(max(high_watermark, log.log_start_offset), log.log_end_offset))
         return log
 
     def _open(self, now_ms: int, recovery_point: int, log_start_offset: int, clean_shutdown: bool) -> None:

@@ -209,9 +209,16 @@ class ProducerStates:
         """The guard to present with the append; None if the transaction is open here already and needs none.
 
         The lowest sequence seen is remembered, so that a later batch that overtakes a retried earlier one is refused.
+        Raises InvalidProducerEpoch: the coordinator need not be asked about a producer that is fenced here.
         """
-        if self.has_open_transaction(producer_id, epoch):
-            return None
+        entry = self.entries.get(producer_id)
+        if entry is not None:
+            if epoch < entry.epoch:
+                raise InvalidProducerEpoch(
+                    f"producer {producer_id} in {self.name}: epoch {epoch} is below {entry.epoch}"
+                )
+            if entry.current_txn_first_offset >= 0 and entry.epoch == epoch:
+                return None
         guard = self._verifications.get(producer_id)
         if guard is None:
             guard = self._verifications[producer_id] = Verification(now_ms, sequence, epoch, supports_epoch_bump)

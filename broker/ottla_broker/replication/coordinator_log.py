@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from ottla_broker.log.producer_state import AppendOrigin
 from ottla_broker.replication.partition import Partition
-from ottla_wire.records import RecordBatch, build_batch, iter_batches
+from ottla_wire.records import RecordBatch, build_batch, end_transaction_marker, iter_batches
 
 if TYPE_CHECKING:
-    from ottla_broker.coordinator.runtime import CoordinatorRecord
+    from ottla_broker.coordinator.decision import CoordinatorRecord, TransactionalProducer, TransactionEnd
+    from ottla_broker.log.producer_state import Verification
     from ottla_broker.replication.replica_manager import ReplicaManager
 
 _READ_BYTES = 1024 * 1024
@@ -28,12 +29,51 @@ class ReplicaCoordinatorLog:
         self._topic = topic
         self._wall_ms = wall_ms
 
-    def append(self, partition: int, records: Sequence[CoordinatorRecord], now_ms: int) -> int:
+    def append(
+        self,
+        partition: int,
+        records: Sequence[CoordinatorRecord],
+        now_ms: int,
+        producer: TransactionalProducer | None = None,
+    ) -> int:
         """Append the records as one batch; returns the offset after it. Raises the KafkaErrors of an append."""
         wall_ms = self._wall_ms()
-        batch = bytearray(build_batch([(wall_ms, record.key, record.value, ()) for record in records]))
+        rows = [(wall_ms, record.key, record.value, ()) for record in records]
+        if producer is None:
+            batch, guard = build_batch(rows), None
+        else:
+            producer_id, producer_epoch, guard = producer
+            batch = build_batch(rows, producer_id=producer_id, producer_epoch=producer_epoch, transactional=True)
+        return self._append(partition, batch, wall_ms, guard=guard)
+
+    def append_marker(self, partition: int, end: TransactionEnd, now_ms: int) -> int:
+        """Append the marker of a transaction; returns the offset after it. Raises the KafkaErrors of an append."""
+        wall_ms = self._wall_ms()
+        batch = end_transaction_marker(
+            commit=end.committed,
+            producer_id=end.producer_id,
+            producer_epoch=end.producer_epoch,
+            coordinator_epoch=end.coordinator_epoch,
+            timestamp_ms=wall_ms,
+        )
+        return self._append(partition, batch, wall_ms, transaction_version=end.transaction_version)
+
+    def _append(
+        self,
+        partition: int,
+        batch: bytes,
+        wall_ms: int,
+        *,
+        guard: Verification | None = None,
+        transaction_version: int = 0,
+    ) -> int:
         info = self._replicas.partition(self._topic, partition).append(
-            batch, acks=-1, wall_ms=wall_ms, origin=AppendOrigin.COORDINATOR
+            bytearray(batch),  # the log writes offset and epoch into it
+            acks=-1,
+            wall_ms=wall_ms,
+            origin=AppendOrigin.COORDINATOR,
+            guard=guard,
+            transaction_version=transaction_version,
         )
         return info.last_offset + 1
 

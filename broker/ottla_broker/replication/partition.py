@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ottla_broker.controller.image import PartitionImage
     from ottla_broker.log.indexes import AbortedTxn
     from ottla_broker.log.partition_log import AppendInfo, PartitionLog
-    from ottla_broker.log.producer_state import AppendOrigin
+    from ottla_broker.log.producer_state import AppendOrigin, Verification
     from ottla_wire.schema import Buffer, Uuid
 
 CONSUMER = -1
@@ -182,15 +182,48 @@ class Partition:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def append(self, records: Buffer, *, acks: int, wall_ms: int, origin: AppendOrigin) -> AppendInfo:
-        """Append a client's or a coordinator's batches as leader. The records are patched in place."""
+    def start_verification(
+        self, producer_id: int, producer_epoch: int, sequence: int, *, wall_ms: int, adds: bool
+    ) -> Verification | None:
+        """The guard for a transaction's first write here; None if the transaction is open here already.
+
+        Raises InvalidProducerEpoch, NotLeaderOrFollower, KafkaStorageError.
+        """
+        self.check_leader()
+        return self.log.producers.start_verification(
+            producer_id, producer_epoch, sequence, wall_ms, supports_epoch_bump=adds
+        )
+
+    def append(
+        self,
+        records: Buffer,
+        *,
+        acks: int,
+        wall_ms: int,
+        origin: AppendOrigin,
+        guard: Verification | None = None,
+        transaction_version: int = 0,
+    ) -> AppendInfo:
+        """Append a client's or a coordinator's batches as leader. The records are patched in place.
+
+        Args:
+            guard: what `start_verification` gave for a transaction that is not open here yet.
+            transaction_version: of the transaction that a marker ends.
+        """
         self.check_leader()
         if acks == -1 and not self.has_enough_in_sync:
             raise errors.NotEnoughReplicas(
                 f"{self.name}: {len(self.isr)} replica(s) in sync, min.insync.replicas is {self.min_insync_replicas}"
             )
         try:
-            info = self.log.append(records, leader_epoch=self.leader_epoch, now_ms=wall_ms, origin=origin)
+            info = self.log.append(
+                records,
+                leader_epoch=self.leader_epoch,
+                now_ms=wall_ms,
+                origin=origin,
+                guard=guard,
+                transaction_version=transaction_version,
+            )
         except errors.KafkaStorageError:
             self._on_moved(self)
             raise

@@ -82,6 +82,9 @@ class BrokerConfig:
     producer_id_expiration_check_interval_ms: int = 600_000
     transactional_id_expiration_ms: int = 7 * _DAY_MS
     transaction_max_timeout_ms: int = 900_000
+    transaction_partition_verification_enable: bool = True
+    add_partitions_to_txn_retry_backoff_ms: int = 20
+    add_partitions_to_txn_retry_backoff_max_ms: int = 100
     transaction_state_log_num_partitions: int = 50
     transaction_state_log_replication_factor: int = 1  # Kafka: 3; there is one node
     transaction_state_log_min_isr: int = 1  # Kafka: 2; there is one node
@@ -110,6 +113,7 @@ class BrokerConfig:
     group_consumer_assignors: str = "uniform,range"
 
     # requests and connections
+    request_timeout_ms: int = 30_000
     fetch_max_bytes: int = 57_671_680
     max_incremental_fetch_session_cache_slots: int = 1_000
     max_request_partition_size_limit: int = 2_000
@@ -204,6 +208,9 @@ _MINIMUM = {
     "offset_metadata_max_bytes": 0,
     "group_initial_rebalance_delay_ms": 0,
     "group_max_size": 1,
+    "add_partitions_to_txn_retry_backoff_ms": 1,
+    "add_partitions_to_txn_retry_backoff_max_ms": 0,
+    "request_timeout_ms": 1,
     "fetch_max_bytes": 1024,
     "max_incremental_fetch_session_cache_slots": 0,
     "socket_request_max_bytes": 1,

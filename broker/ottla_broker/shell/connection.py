@@ -5,7 +5,8 @@ What has to hold (Kafka mutes a socket after each request; pitfalls 16 to 18 of 
 * Requests are handled in the order of their frames, in the data callback. There is no task per request.
 * Answers leave in the order of the requests, however long an early one takes.
 * Behind an unfinished answer nothing is handled and nothing is read, with one exception: consecutive Produce requests
-  are appended as they come, up to `MAX_PIPELINED`, while earlier ones still wait for replicas or an fsync.
+  are appended as they come, up to `MAX_PIPELINED`, while earlier ones still wait for replicas or an fsync. (Not behind
+  one that is not appended itself yet, because its transaction is being verified.)
 * A client that does not read its answers is not read from either: what is held in memory per connection is the
   frames of one read, and the transport's write buffer up to its high-water mark.
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ottla_broker import api
 from ottla_broker.context import ANONYMOUS, RequestContext
-from ottla_broker.pending import Pending
+from ottla_broker.pending import Pending, Unapplied
 from ottla_wire.errors import DecodeError, FrameError
 from ottla_wire.framing import FrameReader, decode_request_header, encode_response
 from ottla_wire.messages import request_class
@@ -44,12 +45,13 @@ _read_correlation_id = Struct(">i").unpack_from
 class _Answer:
     """The place of one answer in the order of answers."""
 
-    __slots__ = ("correlation_id", "response", "version")
+    __slots__ = ("correlation_id", "mutes", "response", "version")
 
-    def __init__(self, response: Any, version: int, correlation_id: int) -> None:
+    def __init__(self, response: Any, version: int, correlation_id: int, *, mutes: bool = False) -> None:
         self.response = response  # a response, a Pending of one, or _CLOSE
         self.version = version
         self.correlation_id = correlation_id
+        self.mutes = mutes  # nothing behind it is handled
 
 
 _CLOSE = object()
@@ -70,7 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         self._requests: deque[Any] = deque()
         self._answers: deque[_Answer] = deque()
         self._output: list[Any] = []
-        self._muted = False  # an unfinished answer that is not a Produce
+        self._muted = False  # the last of the answers is unfinished, and mutes
         self._writing_paused = False
         self._reading_paused = False
         self._closing = False
@@ -211,11 +213,13 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, response: Any, version: int, correlation_id: int, *, pipelines: bool = False) -> None:
         if isinstance(response, Pending):
             if not response.done():
-                self._answers.append(_Answer(response, version, correlation_id))
-                self._muted = not pipelines
+                self._muted = not pipelines or isinstance(response, Unapplied)
+                self._answers.append(_Answer(response, version, correlation_id, mutes=self._muted))
                 response.on_done(self._answer_is_ready)
                 return
             response = response.result()
+            if response is None:
+                return
         if self._answers:
             self._answers.append(_Answer(response, version, correlation_id))
         else:
@@ -235,7 +239,8 @@ class Connection(asyncio.BufferedProtocol):
             if isinstance(response, Pending):
                 if not response.done():
                     return
-                self._muted = False
+                if answer.mutes:
+                    self._muted = False
                 try:
                     response = response.result()
                 except Exception as error:  # noqa: BLE001 - an answer that failed has no other way out
@@ -244,7 +249,8 @@ class Connection(asyncio.BufferedProtocol):
                     self._close_in_order(_reason(error))
                     return
             answers.popleft()
-            self._write(response, answer.version, answer.correlation_id)
+            if response is not None:  # acks=0
+                self._write(response, answer.version, answer.correlation_id)
 
     def _write(self, response: Any, version: int, correlation_id: int) -> None:
         self._output.extend(encode_response(response, version, correlation_id))

@@ -199,6 +199,7 @@ class LogDirectory:
             high_watermark=self._high_watermarks.get(partition),
             clean_shutdown=self.was_clean_shutdown,
             producer_id_expiration_ms=self._config.producer_id_expiration_ms,
+            verify_transactions=self._config.transaction_partition_verification_enable,
             make_later=True,
         )
         log.on_flush_wanted = self._want_flush

@@ -8,7 +8,9 @@ import pytest
 
 from ottla_broker.pending import Pending
 from ottla_wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from ottla_wire.messages.write_txn_markers import WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest
 from ottla_wire.schema import Uuid
+from support.fake_transactions import FakeTransactions
 
 OUT_OF_RANGE, UNKNOWN_TOPIC, NOT_LEADER, STORAGE_ERROR = 1, 3, 6, 56
 FENCED_EPOCH, UNKNOWN_EPOCH, UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID = 74, 75, 100, 103
@@ -79,15 +81,10 @@ class TestReading:
         assert response.responses[0].partitions[0].error_code == INCONSISTENT_TOPIC_ID
 
     def test_read_committed_stops_at_an_open_transaction(self, bench: Any, api: Any, make_batch: Any) -> None:
+        bench.broker.transactions = FakeTransactions()
         fill(api, make_batch, b"a")
-        log = bench.partition("t").log
-        log.append(
-            bytearray(make_batch(b"b", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)),
-            leader_epoch=0,
-            now_ms=bench.clock.wall_ms(),
-            origin=_coordinator(),
-        )
-        bench.partition("t").advance_high_watermark()
+        data = make_batch(b"b", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)
+        assert api.produce(data, transactional_id="tx").error_code == 0
         fill(api, make_batch, b"c")
         committed = api.fetch_one(0, isolation_level=1)
         assert api.values(committed.records) == [b"a"]
@@ -98,23 +95,19 @@ class TestReading:
         assert uncommitted.aborted_transactions is None
 
     def test_read_committed_is_told_what_was_aborted(self, bench: Any, api: Any, make_batch: Any) -> None:
-        from ottla_wire.records import end_transaction_marker
-
-        partition = bench.partition("t")
-        for data in (
-            make_batch(b"a", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True),
-            end_transaction_marker(commit=False, producer_id=9, producer_epoch=0, coordinator_epoch=0, timestamp_ms=1),
-        ):
-            partition.append(bytearray(data), acks=-1, wall_ms=bench.clock.wall_ms(), origin=_coordinator())
+        bench.broker.transactions = FakeTransactions()
+        data = make_batch(b"a", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)
+        assert api.produce(data, transactional_id="tx").error_code == 0
+        marker = WritableTxnMarker(
+            producer_id=9,
+            transaction_result=False,
+            topics=[WritableTxnMarkerTopic(name="t", partition_indexes=[0])],
+        )
+        (written,) = bench.ask(WriteTxnMarkersRequest(markers=[marker]), 2).markers
+        assert written.topics[0].partitions[0].error_code == 0
         entry = api.fetch_one(0, isolation_level=1)
         assert [(t.producer_id, t.first_offset) for t in entry.aborted_transactions] == [(9, 0)]
         assert entry.last_stable_offset == 2
-
-
-def _coordinator() -> Any:
-    from ottla_broker.log.producer_state import AppendOrigin
-
-    return AppendOrigin.COORDINATOR
 
 
 class TestEpochs:

@@ -14,6 +14,7 @@ from ottla_wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+from support.fake_transactions import FakeTransactions
 
 OUT_OF_RANGE, UNKNOWN_TOPIC, LEADER_NOT_AVAILABLE, NOT_LEADER, INVALID_TOPIC = 1, 3, 5, 6, 17
 UNSUPPORTED_VERSION, INVALID_REQUEST, POLICY_VIOLATION, FENCED_EPOCH, OFFSET_NOT_AVAILABLE = 35, 42, 44, 74, 78
@@ -71,12 +72,9 @@ class TestListOffsets:
         assert filled.list_offset(NOW, replica_id=-2).offset == 6
 
     def test_read_committed_sees_the_last_stable_offset(self, bench: Any, filled: Any, make_batch: Any) -> None:
-        from ottla_broker.log.producer_state import AppendOrigin
-
+        bench.broker.transactions = FakeTransactions()
         data = make_batch(b"d", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)
-        bench.partition("t").append(
-            bytearray(data), acks=-1, wall_ms=bench.clock.wall_ms(), origin=AppendOrigin.COORDINATOR
-        )
+        assert filled.produce(data, transactional_id="tx").error_code == 0
         assert filled.list_offset(-1, isolation_level=1).offset == 6
         assert filled.list_offset(-1, isolation_level=0).offset == 7
 

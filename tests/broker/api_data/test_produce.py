@@ -146,7 +146,7 @@ class TestChecks:
 
     def test_a_transaction_that_nobody_coordinates_is_not_opened(self, api: Any, make_batch: Any) -> None:
         data = make_batch(b"a", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)
-        assert api.produce(data, transactional_id="tx").error_code == INVALID_TXN_STATE
+        assert api.produce(data, transactional_id="tx").error_code == NOT_ENOUGH
         assert api.list_offset(-1).offset == 0
 
 

@@ -39,8 +39,8 @@ class ListShard:
         if producer_id != -1:
             self.told.append(("transactional", producer_id, producer_epoch))
 
-    def replay_end_marker(self, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
-        self.told.append(("marker", producer_id, producer_epoch, committed))
+    def replay_end_marker(self, offset: int, producer_id: int, producer_epoch: int, *, committed: bool) -> None:
+        self.told.append(("marker", offset, producer_id, producer_epoch, committed))
 
     def high_watermark_moved(self, high_watermark: int) -> None:
         self.high_watermark = high_watermark
@@ -367,7 +367,12 @@ def test_transactional_records_and_markers_are_told_apart_when_loading() -> None
         )
         bench.log.add_batch(0, marker, 1)
     bench.runtime.load(0, 2, 0)
-    assert bench.shard.told == [("transactional", 7, 2), ("marker", 7, 2, True), ("marker", 7, 2, False), ("loaded", 0)]
+    assert bench.shard.told == [
+        ("transactional", 7, 2),
+        ("marker", 1, 7, 2, True),
+        ("marker", 2, 7, 2, False),
+        ("loaded", 0),
+    ]
     assert bench.shard.replayed == [(0, b"k")]
 
 
@@ -421,8 +426,8 @@ def test_a_high_watermark_that_moves_during_the_append_answers_after_the_replay(
     bench.write("a", committed=lambda now: order.append(f"committed a with {len(bench.shard.replayed)}"))
     append = bench.log.append
 
-    def append_and_move(partition: int, records: Any, now_ms: int) -> int:
-        end = append(partition, records, now_ms)
+    def append_and_move(partition: int, records: Any, now_ms: int, producer: Any) -> int:
+        end = append(partition, records, now_ms, producer)
         bench.runtime.high_watermark_moved(0, bench.log.replicate(0), now_ms)
         return end
 
