@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import importlib.metadata
 import inspect
 import logging
@@ -273,10 +274,13 @@ class Ottla:
             RuntimeError: called on a thread that runs an event loop; `await app.stop_async()` there.
         """
         _refuse_event_loop("app.stop()", "`await app.stop_async()`")
-        if self._running:
-            for hook in self._on_stopping:
-                self._call_hook(hook)
-        self._stop(timeout)
+        deadline = time.monotonic() + timeout
+        try:
+            if self._running:
+                for hook in self._on_stopping:
+                    self._call_hook(hook, deadline - time.monotonic())
+        finally:
+            self._stop(max(1.0, deadline - time.monotonic()))
 
     async def start_async(self) -> None:
         """`start`, on the running event loop, where the async listeners then run too."""
@@ -287,11 +291,15 @@ class Ottla:
 
     async def stop_async(self, timeout: float = STOP_TIMEOUT_SECONDS) -> None:
         """`stop`, awaited."""
-        if self._running:
-            for hook in self._on_stopping:
-                await _called(hook)
-        await asyncio.to_thread(self._stop, timeout)
-        self._loop = None
+        deadline = time.monotonic() + timeout
+        try:
+            if self._running:
+                async with asyncio.timeout(timeout):
+                    for hook in self._on_stopping:
+                        await _called(hook)
+        finally:
+            await asyncio.to_thread(self._stop, max(1.0, deadline - time.monotonic()))
+            self._loop = None
 
     def _start(self) -> None:
         with self._lock:
@@ -404,10 +412,17 @@ class Ottla:
             self._loop_thread = LoopThread(f"{self.name}-listeners")
         return self._loop_thread.loop
 
-    def _call_hook(self, hook: Callable[[], Any]) -> None:
+    def _call_hook(self, hook: Callable[[], Any], timeout: float | None = None) -> None:
         result = hook()
         if inspect.iscoroutine(result):
-            asyncio.run_coroutine_threadsafe(result, self._event_loop()).result()
+            future = asyncio.run_coroutine_threadsafe(result, self._event_loop())
+            try:
+                future.result(timeout)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise  # the hook's own
+                future.cancel()
+                raise TimeoutError(f"the hook {hook!r} did not finish in time and was cancelled") from None
 
 
 class _Client:

@@ -335,3 +335,44 @@ def test_declared_topics_grow_to_the_partitions_they_are_declared_with(
             pass
     with AdminClient(bootstrap_servers=kafka.bootstrap_servers) as admin:
         assert len(admin.describe_topics([kafka_topic])[kafka_topic].partitions) == 4
+
+
+def test_a_hook_that_hangs_or_fails_does_not_keep_the_application_running(make_app: Any, kafka_topic: str) -> None:
+    app, cancelled = make_app(), threading.Event()
+
+    @app.listener(kafka_topic)
+    def handle(value: bytes) -> None: ...
+
+    @app.on_stopping
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    app.start()
+    container = next(iter(app.listeners.values()))
+    with pytest.raises(TimeoutError, match="hang"):
+        app.stop(timeout=0.2)
+    assert cancelled.wait(5)
+    assert container.state is ContainerState.STOPPED
+
+
+def test_a_failing_hook_of_an_async_application_is_raised_after_the_stop(make_app: Any, kafka_topic: str) -> None:
+    app = make_app()
+
+    @app.listener(kafka_topic)
+    async def handle(value: bytes) -> None: ...
+
+    @app.on_stopping
+    def fail() -> None:
+        raise ValueError("the hook's own")
+
+    async def main() -> ContainerState:
+        await app.start_async()
+        container = next(iter(app.listeners.values()))
+        with pytest.raises(ValueError, match="the hook's own"):
+            await app.stop_async()
+        return container.state
+
+    assert asyncio.run(main()) is ContainerState.STOPPED
