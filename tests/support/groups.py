@@ -18,6 +18,7 @@ from ottla_broker.coordinator.decision import CoordinatorRecord, TransactionalPr
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_coordinator import GroupCoordinator
 from ottla_broker.pending import Pending
+from ottla_broker.replication.transaction_verification import Verified
 from ottla_wire.errors import KafkaError, error_class
 from ottla_wire.messages import request_class
 from ottla_wire.messages.delete_groups import DeleteGroupsRequest
@@ -33,7 +34,19 @@ from ottla_wire.messages.offset_commit import (
 )
 from ottla_wire.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics
 from ottla_wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
-from ottla_wire.records import RecordBatch, build_batch, end_transaction_marker, iter_batches
+from ottla_wire.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
+)
+from ottla_wire.records import (
+    ControlType,
+    RecordBatch,
+    build_batch,
+    control_type,
+    end_transaction_marker,
+    iter_batches,
+)
 from ottla_wire.schema import Request, Uuid
 
 TOPIC = "t1"
@@ -115,6 +128,37 @@ class FakeCoordinatorLog:
         self._high_watermarks[partition] = self._ends.get(partition, 0) if up_to is None else up_to
         return self._high_watermarks[partition]
 
+    def compacted(self, partition: int) -> FakeCoordinatorLog:
+        """A log that has only what Kafka's cleaner leaves: the last record of each key, nothing aborted.
+
+        It does not touch what stands behind the beginning of an open transaction. Batches have one record each.
+        """
+        batches = list(self.read(partition))
+        open_since: dict[int, int] = {}
+        aborted: set[int] = set()
+        in_transaction: dict[int, list[int]] = {}
+        for batch in batches:
+            if not batch.is_transactional:
+                continue
+            if not batch.is_control:
+                open_since.setdefault(batch.producer_id, batch.base_offset)
+                in_transaction.setdefault(batch.producer_id, []).append(batch.base_offset)
+                continue
+            offsets = in_transaction.pop(batch.producer_id, [])
+            open_since.pop(batch.producer_id, None)
+            if control_type(batch) is ControlType.ABORT:
+                aborted.update(offsets)
+        end = min(open_since.values(), default=self.end_offset(partition))
+        data = [batch for batch in batches if not batch.is_control and batch.base_offset not in aborted]
+        last = {batch.records()[0].key: batch.base_offset for batch in data if batch.base_offset < end}
+        kept = FakeCoordinatorLog()
+        for batch in batches:
+            is_last = not batch.is_control and last.get(batch.records()[0].key) == batch.base_offset
+            if batch.is_control or is_last or batch.base_offset >= end:
+                kept._batches.setdefault(partition, []).append(bytes(batch.data))
+        kept._ends[partition] = kept._high_watermarks[partition] = self.end_offset(partition)
+        return kept
+
     def records(self, partition: int) -> list[CoordinatorRecord]:
         """Everything that was appended."""
         found = [record for batch in self.read(partition) for record in batch.records()]
@@ -122,7 +166,11 @@ class FakeCoordinatorLog:
 
 
 class Groups:
-    """A coordinator of all partitions of `__consumer_offsets`, and clients that talk to it."""
+    """A coordinator of all partitions of `__consumer_offsets`, and clients that talk to it.
+
+    Attributes:
+        verified: what the transaction coordinator says of every transaction.
+    """
 
     def __init__(self, *, log: FakeCoordinatorLog | None = None, seed: int = 1, **settings: int) -> None:
         settings = {"offsets_topic_num_partitions": 4, "group_initial_rebalance_delay_ms": 0} | settings
@@ -132,6 +180,7 @@ class Groups:
         topic = SimpleNamespace(name=TOPIC, id=TOPIC_ID, partitions={0: None, 1: None})
         self.topics_by_name = {TOPIC: topic}
         self.topics_by_id = {TOPIC_ID: topic}
+        self.verified: Verified | Pending[Verified] = Verified({}, {})
         self._rng = random.Random(seed)
         self._epoch = 0
         self.restart()
@@ -143,7 +192,12 @@ class Groups:
         self.coordinator = GroupCoordinator(self.log, self.config, wall_ms=self.wall_ms, rng=self._rng)
         image = SimpleNamespace(topics_by_name=self.topics_by_name, topics_by_id=self.topics_by_id)
         controller = SimpleNamespace(image=image)
-        self._broker: Any = SimpleNamespace(groups=self.coordinator, controller=controller, authorizer=AllowAll())
+        self._broker: Any = SimpleNamespace(
+            groups=self.coordinator,
+            controller=controller,
+            authorizer=AllowAll(),
+            verification=SimpleNamespace(verify=lambda *_, **__: self.verified),
+        )
         self._epoch += 1
         for partition in range(self.config.offsets_topic_num_partitions):
             self.coordinator.load(partition, self._epoch, self.now_ms)
@@ -272,6 +326,48 @@ class Groups:
     ) -> Pending[Any]:
         request = commit_request(offset, member_id, generation, group=group, partition=partition, **fields)
         return self.ask(request, version, settle=settle)
+
+    def commit_in_transaction(
+        self,
+        offset: int,
+        producer_id: int = 9,
+        *,
+        epoch: int = 0,
+        member_id: str = "",
+        generation: int = -1,
+        instance: str | None = None,
+        group: str = "g",
+        topic: str = TOPIC,
+        partition: int = 0,
+        metadata: str = "",
+        version: int = 5,
+    ) -> Pending[Any]:
+        committed = TxnOffsetCommitRequestPartition(
+            partition_index=partition, committed_offset=offset, committed_metadata=metadata
+        )
+        request = TxnOffsetCommitRequest(
+            transactional_id="tx",
+            group_id=group,
+            producer_id=producer_id,
+            producer_epoch=epoch,
+            generation_id_or_member_epoch=generation,
+            member_id=member_id,
+            group_instance_id=instance,
+            topics=[TxnOffsetCommitRequestTopic(name=topic, partitions=[committed])],
+        )
+        return self.ask(request, version)
+
+    def end_transaction(self, producer_id: int = 9, *, commit: bool, epoch: int = 0, group: str = "g") -> Pending[None]:
+        """The marker of a producer's transaction, in the partition of a group."""
+        return self.coordinator.complete_transaction(
+            self.partition(group),
+            producer_id,
+            epoch,
+            0,
+            committed=commit,
+            transaction_version=1,
+            now_ms=self.now_ms,
+        )
 
     def fetch(self, *, group: str = "g", partition: int = 0, stable: bool = False) -> Pending[Any]:
         """The answer for one partition."""

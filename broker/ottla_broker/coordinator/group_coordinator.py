@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_shard import GroupShard
-from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime, TransactionEnd, Verb
+from ottla_broker.coordinator.runtime import (
+    CoordinatorLog,
+    CoordinatorRuntime,
+    TransactionalProducer,
+    TransactionEnd,
+    Verb,
+)
 from ottla_broker.pending import Pending
 from ottla_wire.errors import InvalidGroupId, InvalidSessionTimeout, KafkaError
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     import random
 
     from ottla_broker.context import RequestContext
+    from ottla_broker.log.producer_state import Verification
     from ottla_wire.messages.describe_groups import DescribedGroup
     from ottla_wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
     from ottla_wire.messages.join_group import JoinGroupRequest, JoinGroupResponse
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from ottla_wire.messages.offset_delete import OffsetDeleteRequest, OffsetDeleteResponse
     from ottla_wire.messages.offset_fetch import OffsetFetchRequestGroup, OffsetFetchResponseGroup
     from ottla_wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
+    from ottla_wire.messages.txn_offset_commit import TxnOffsetCommitRequest, TxnOffsetCommitResponse
     from ottla_wire.schema import Uuid
 
 T = TypeVar("T")
@@ -129,6 +137,22 @@ class GroupCoordinator:
             context.now_ms,
         )
 
+    def commit_transactional_offsets(
+        self, context: RequestContext, request: TxnOffsetCommitRequest, guard: Verification | None
+    ) -> Pending[TxnOffsetCommitResponse]:
+        """TxnOffsetCommit of topics that are known to exist.
+
+        `guard` is that of the transaction in the group's partition; None if the transaction is open there already.
+        """
+        if not request.group_id:
+            return Pending.failed(_no_group_id())
+        return self.runtime.run_transactional(
+            self.partition_for(request.group_id),
+            TransactionalProducer(request.producer_id, request.producer_epoch, guard),
+            lambda shard, _now: shard.offsets.commit_transactional(request),
+            context.now_ms,
+        )
+
     def complete_transaction(
         self,
         partition: int,
@@ -200,8 +224,12 @@ class GroupCoordinator:
 
     def _run(self, context: RequestContext, group_id: str, verb: Verb[GroupShard, T]) -> Pending[T]:
         if not group_id:
-            return Pending.failed(InvalidGroupId("group.id is empty; name the group that shares the partitions"))
+            return Pending.failed(_no_group_id())
         return self.runtime.run(self.partition_for(group_id), verb, context.now_ms)
+
+
+def _no_group_id() -> InvalidGroupId:
+    return InvalidGroupId("group.id is empty; name the group that shares the partitions")
 
 
 @lru_cache(maxsize=8192)

@@ -119,7 +119,7 @@ class GroupShard:
         """Change the state as a record says; records of types not known here are skipped."""
         kind = record_type(record)
         if kind == OFFSET_COMMIT:
-            self._replay_offset_commit(offset, record)
+            self._replay_offset_commit(offset, record, producer_id)
         elif kind == GROUP_METADATA:
             self._replay_group_metadata(record)
         else:
@@ -142,12 +142,12 @@ class GroupShard:
         """Answer all parked requests: another broker coordinates these groups now."""
         self._rebalance.unloaded(error)
 
-    def _replay_offset_commit(self, offset: int, record: CoordinatorRecord) -> None:
+    def _replay_offset_commit(self, offset: int, record: CoordinatorRecord, producer_id: int) -> None:
         key, value = read_offset_commit(record)
         if value is not None and key.group not in self.groups:
             # A simple group exists because an offset was committed under its name.
             self.groups[key.group] = ClassicGroup(key.group, value.commit_timestamp)
-        self.offsets.replay(key, value, offset)
+        self.offsets.replay(key, value, offset, producer_id)
 
     def _replay_group_metadata(self, record: CoordinatorRecord) -> None:
         key, value = read_group_metadata(record)

@@ -4,24 +4,30 @@ Commits are decided on the group (is this member of this generation?), never on 
 one loop turn can be appended as one batch. Plain reads see what is replicated: an offset that was told must survive a
 failover. Unknown is -1, never 0, never an error.
 
+An offset that is committed inside a transaction (TxnOffsetCommit) is *pending* until the transaction's marker comes.
+Then it takes its place among the others by where its record stands in the log, not by where the marker stands: a plain
+commit that was written after it wins, and compaction, which keeps the last record of a key, agrees. A reader that needs
+stable offsets is sent away as long as something is pending (KIP-447). A tombstone deletes what is pending, too.
+
 Expiry (KIP-211): an offset is kept for `offsets.retention.minutes`, counted from
 
 - when the group became Empty, if it had members once;
 - its commit, for topics that a Stable consumer group does not subscribe any longer, and for "simple" groups, under
   whose name offsets are kept without any membership;
-- not at all in other states.
+- not at all in other states, or while something is pending for the partition.
 
-A group that is Empty and has no offsets left is deleted with them.
+A group that is Empty and has no offsets left, nor pending ones, is deleted with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from ottla_broker.coordinator.classic_group import ClassicGroup, GroupState
 from ottla_broker.coordinator.decision import CoordinatorRecord, Decision
 from ottla_broker.coordinator.group_config import GroupConfig
+from ottla_broker.coordinator.pending_offsets import CommittedOffset, PendingOffsets, TopicPartition
 from ottla_broker.coordinator.rebalance import Rebalance
 from ottla_broker.coordinator.records import (
     OffsetCommitKey,
@@ -39,6 +45,7 @@ from ottla_wire.errors import (
     OffsetMetadataTooLarge,
     RebalanceInProgress,
     UnknownMemberId,
+    UnstableOffsetCommit,
 )
 from ottla_wire.messages.offset_commit import (
     OffsetCommitRequest,
@@ -59,34 +66,18 @@ from ottla_wire.messages.offset_fetch import (
     OffsetFetchResponsePartitions,
     OffsetFetchResponseTopics,
 )
+from ottla_wire.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitResponse,
+    TxnOffsetCommitResponsePartition,
+    TxnOffsetCommitResponseTopic,
+)
 from ottla_wire.schema import Uuid
 
 NO_OFFSET: Final = -1
 _NO_EPOCH: Final = -1
 _NO_EXPIRY: Final = -1
-
-
-class TopicPartition(NamedTuple):
-    """What an offset is committed for."""
-
-    topic: str
-    partition: int
-
-
-class CommittedOffset(NamedTuple):
-    """A committed offset. `record_offset` is where in `__consumer_offsets` it stands: the later one counts."""
-
-    offset: int
-    leader_epoch: int
-    metadata: str
-    commit_ms: int
-    expire_ms: int
-    topic_id: Uuid
-    record_offset: int
-
-    def is_of(self, topic_id: Uuid) -> bool:
-        """Whether it belongs to the topic with this id, as far as both ids are known."""
-        return topic_id == self.topic_id or Uuid.ZERO in (topic_id, self.topic_id)
 
 
 class Offsets:
@@ -104,6 +95,7 @@ class Offsets:
         self._rebalance = rebalance
         self._wall_ms = wall_ms
         self._offsets: Versioned[str, TopicPartition, CommittedOffset] = Versioned()
+        self._pending = PendingOffsets()
 
     # OffsetCommit
 
@@ -123,18 +115,18 @@ class Offsets:
             answer = OffsetCommitResponseTopic(name=topic.name, topic_id=topic.topic_id, partitions=[])
             response.topics.append(answer)
             for partition in topic.partitions:
-                code = 0
-                # Kafka counts characters here, as a Java string has them.
-                if len(partition.committed_metadata or "") > self._config.offset_metadata_max_bytes:
-                    code = OffsetMetadataTooLarge.code
-                else:
+                index = partition.partition_index
+                code = self._metadata_error(partition)
+                if not code:
                     value = _commit_value(partition, wall_ms, expire_ms, topic.topic_id)
-                    index = partition.partition_index
                     records.append(offset_commit_record(request.group_id, topic.name, index, value))
-                answer.partitions.append(
-                    OffsetCommitResponsePartition(partition_index=partition.partition_index, error_code=code)
-                )
+                answer.partitions.append(OffsetCommitResponsePartition(partition_index=index, error_code=code))
         return Decision(response, records)
+
+    def _metadata_error(self, partition: OffsetCommitRequestPartition | TxnOffsetCommitRequestPartition) -> int:
+        # Kafka counts characters here, as a Java string has them.
+        is_long = len(partition.committed_metadata or "") > self._config.offset_metadata_max_bytes
+        return OffsetMetadataTooLarge.code if is_long else 0
 
     def _check_committer(self, request: OffsetCommitRequest, now_ms: int) -> None:
         generation, member_id = request.generation_id_or_member_epoch, request.member_id
@@ -155,6 +147,48 @@ class Offsets:
             raise RebalanceInProgress
         self._rebalance.renew_session(group, member, now_ms)
 
+    # TxnOffsetCommit
+
+    def commit_transactional(self, request: TxnOffsetCommitRequest) -> Decision[TxnOffsetCommitResponse]:
+        """Commit offsets when the transaction does; a partition's metadata may be refused on its own.
+
+        Raises:
+            UnknownMemberId, FencedInstanceId, IllegalGeneration.
+        """
+        self._check_transactional_committer(request)
+        wall_ms = self._wall_ms()
+        records: list[CoordinatorRecord] = []
+        response = TxnOffsetCommitResponse(topics=[])
+        for topic in request.topics:
+            answer = TxnOffsetCommitResponseTopic(name=topic.name, partitions=[])
+            response.topics.append(answer)
+            for partition in topic.partitions:
+                index = partition.partition_index
+                code = self._metadata_error(partition)
+                if not code:
+                    value = _commit_value(partition, wall_ms, _NO_EXPIRY, Uuid.ZERO)
+                    records.append(offset_commit_record(request.group_id, topic.name, index, value))
+                answer.partitions.append(TxnOffsetCommitResponsePartition(partition_index=index, error_code=code))
+        return Decision(response, records)
+
+    def _check_transactional_committer(self, request: TxnOffsetCommitRequest) -> None:
+        """As for OffsetCommit, but whatever the group's state is, and without renewing a session (KIP-447).
+
+        A producer that names neither member nor generation (one from before KIP-447) is believed.
+        """
+        generation, member_id = request.generation_id_or_member_epoch, request.member_id
+        group = self._groups.get(request.group_id)
+        if group is None:
+            if generation >= 0:
+                raise IllegalGeneration(f"group {request.group_id} does not exist")
+            return  # the commit makes it a simple group
+        is_nobody = not member_id and request.group_instance_id is None
+        if generation < 0 and (group.state is GroupState.EMPTY or is_nobody):
+            return
+        group.member(member_id, request.group_instance_id)
+        if generation != group.generation:
+            raise IllegalGeneration(f"the group is in generation {group.generation}, the commit in {generation}")
+
     # OffsetFetch
 
     def fetch_committed(self, request: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
@@ -165,11 +199,12 @@ class Offsets:
         return _asked_offsets(request, lambda key: self._offsets.get_committed(group_id, key))
 
     def fetch_newest(self, request: OffsetFetchRequestGroup) -> Decision[OffsetFetchResponseGroup]:
-        """The newest offsets; the answer waits until they are replicated (KIP-447)."""
+        """The newest offsets, where they are stable; the answer waits until they are replicated (KIP-447)."""
         group_id = request.group_id
+        unstable = self._pending.of_group(group_id)
         if request.topics is None:
-            return Decision(_all_offsets(group_id, self._offsets.group(group_id)))
-        return Decision(_asked_offsets(request, lambda key: self._offsets.get(group_id, key)))
+            return Decision(_all_offsets(group_id, self._offsets.group(group_id), unstable))
+        return Decision(_asked_offsets(request, lambda key: self._offsets.get(group_id, key), unstable))
 
     # OffsetDelete, deletion of groups and topics
 
@@ -195,24 +230,32 @@ class Offsets:
             records += [
                 offset_tombstone(request.group_id, topic.name, index)
                 for index in indexes
-                if not subscribed and self._offsets.get(request.group_id, TopicPartition(topic.name, index))
+                if not subscribed and self._is_known(request.group_id, TopicPartition(topic.name, index))
             ]
         return Decision(response, records)
 
+    def _is_known(self, group_id: str, key: TopicPartition) -> bool:
+        return self._offsets.get(group_id, key) is not None or (group_id, key) in self._pending
+
     def tombstones(self, group_id: str) -> list[CoordinatorRecord]:
-        """The records that delete all offsets of a group."""
-        return [offset_tombstone(group_id, *key) for key in self._offsets.group(group_id)]
+        """The records that delete all offsets of a group, pending ones too."""
+        keys = dict.fromkeys((*self._offsets.group(group_id), *sorted(self._pending.of_group(group_id))))
+        return [offset_tombstone(group_id, *key) for key in keys]
 
     def topics_deleted(self, topics: Mapping[Uuid, str]) -> Decision[None]:
         """Delete the offsets of deleted topics (id -> name). A new topic of the same name has another id."""
         ids = {name: topic_id for topic_id, name in topics.items()}
-        records = [
-            offset_tombstone(group_id, *key)
+        found = [
+            (group_id, key, committed)
             for group_id in self._offsets.groups()
             for key, committed in self._offsets.group(group_id).items()
-            if key.topic in ids and committed.is_of(ids[key.topic])
         ]
-        return Decision(None, records, atomic=False)
+        doomed = dict.fromkeys(
+            (group_id, key)
+            for group_id, key, committed in (*found, *self._pending)
+            if key.topic in ids and committed.is_of(ids[key.topic])
+        )
+        return Decision(None, [offset_tombstone(group_id, *key) for group_id, key in doomed], atomic=False)
 
     # expiry
 
@@ -222,9 +265,15 @@ class Offsets:
         wall_ms = self._wall_ms()
         for group in self._groups.values():
             offsets = self._offsets.group(group.group_id)
-            expired = [key for key, committed in offsets.items() if self._is_expired(group, key, committed, wall_ms)]
+            pending = self._pending.of_group(group.group_id)
+            expired = [
+                key
+                for key, committed in offsets.items()
+                if key not in pending and self._is_expired(group, key, committed, wall_ms)
+            ]
             records += [offset_tombstone(group.group_id, *key) for key in expired]
-            if group.state is GroupState.EMPTY and not group.pending_joins and len(expired) == len(offsets):
+            is_bare = len(expired) == len(offsets) and not pending
+            if is_bare and group.state is GroupState.EMPTY and not group.pending_joins:
                 records.append(group_tombstone(group.group_id))
         return Decision(None, records, atomic=False)
 
@@ -244,16 +293,25 @@ class Offsets:
 
     # replay
 
-    def replay(self, key: OffsetCommitKey, value: OffsetCommitValue | None, at: int) -> None:
-        """Take a record in; it stands at offset `at`."""
+    def replay(self, key: OffsetCommitKey, value: OffsetCommitValue | None, at: int, producer_id: int) -> None:
+        """Take a record in, of a producer's transaction or of none (-1); it stands at offset `at`."""
         partition = TopicPartition(key.topic, key.partition)
         if value is None:
             self._offsets.remove(key.group, partition, at)
+            self._pending.forget(key.group, partition)
+        elif producer_id >= 0:
+            self._pending.put(producer_id, key.group, partition, _committed(value, at))
         else:
             self._offsets.put(key.group, partition, _committed(value, at), at)
 
     def transaction_ended(self, at: int, producer_id: int, *, committed: bool) -> None:
         """Take a transaction's marker in; it stands at offset `at`."""
+        for (group_id, key), pending in self._pending.take(producer_id).items():
+            if not committed:
+                continue
+            known = self._offsets.get(group_id, key)
+            if known is None or known.record_offset < pending.record_offset:
+                self._offsets.put(group_id, key, pending, at)
 
     def high_watermark_moved(self, high_watermark: int) -> None:
         """What lies below is replicated."""
@@ -261,7 +319,10 @@ class Offsets:
 
 
 def _commit_value(
-    partition: OffsetCommitRequestPartition, wall_ms: int, expire_ms: int, topic_id: Uuid
+    partition: OffsetCommitRequestPartition | TxnOffsetCommitRequestPartition,
+    wall_ms: int,
+    expire_ms: int,
+    topic_id: Uuid,
 ) -> OffsetCommitValue:
     return OffsetCommitValue(
         offset=partition.committed_offset,
@@ -285,36 +346,47 @@ def _committed(value: OffsetCommitValue, at: int) -> CommittedOffset:
     )
 
 
-def _all_offsets(group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> OffsetFetchResponseGroup:
+def _all_offsets(
+    group_id: str, offsets: Mapping[TopicPartition, CommittedOffset], unstable: Collection[TopicPartition] = ()
+) -> OffsetFetchResponseGroup:
     topics: dict[str, OffsetFetchResponseTopics] = {}
     for key, committed in offsets.items():
         topic = topics.get(key.topic)
         if topic is None:
             topic = topics[key.topic] = OffsetFetchResponseTopics(name=key.topic, partitions=[])
-        topic.partitions.append(_partition_answer(key.partition, committed))
+        topic.partitions.append(_partition_answer(key.partition, committed, is_stable=key not in unstable))
     return OffsetFetchResponseGroup(group_id=group_id, topics=list(topics.values()))
 
 
 def _asked_offsets(
-    request: OffsetFetchRequestGroup, get: Callable[[TopicPartition], CommittedOffset | None]
+    request: OffsetFetchRequestGroup,
+    get: Callable[[TopicPartition], CommittedOffset | None],
+    unstable: Collection[TopicPartition] = (),
 ) -> OffsetFetchResponseGroup:
     assert request.topics is not None
     topics = []
     for topic in request.topics:
         partitions = []
         for index in topic.partition_indexes:
-            committed = get(TopicPartition(topic.name, index))
+            key = TopicPartition(topic.name, index)
+            committed = get(key)
             if committed is not None and not committed.is_of(topic.topic_id):
                 committed = None  # of a topic that had this name before
-            partitions.append(_partition_answer(index, committed))
+            partitions.append(_partition_answer(index, committed, is_stable=key not in unstable))
         topics.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.topic_id, partitions=partitions))
     return OffsetFetchResponseGroup(group_id=request.group_id, topics=topics)
 
 
-def _partition_answer(index: int, committed: CommittedOffset | None) -> OffsetFetchResponsePartitions:
-    if committed is None:
+def _partition_answer(
+    index: int, committed: CommittedOffset | None, *, is_stable: bool
+) -> OffsetFetchResponsePartitions:
+    if committed is None or not is_stable:
         return OffsetFetchResponsePartitions(
-            partition_index=index, committed_offset=NO_OFFSET, committed_leader_epoch=_NO_EPOCH, metadata=""
+            partition_index=index,
+            committed_offset=NO_OFFSET,
+            committed_leader_epoch=_NO_EPOCH,
+            metadata="",
+            error_code=0 if is_stable else UnstableOffsetCommit.code,
         )
     return OffsetFetchResponsePartitions(
         partition_index=index,
