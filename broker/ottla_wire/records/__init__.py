@@ -20,6 +20,8 @@ from ottla_wire.records.control import (
 )
 from ottla_wire.records.kernel import (
     ConsumerRecord,
+    OpenBatches,
+    OpenTopics,
     Record,
     crc32c,
     murmur2,
@@ -45,6 +47,8 @@ __all__ = [
     "Compression",
     "ConsumerRecord",
     "ControlType",
+    "OpenBatches",
+    "OpenTopics",
     "ProducerRecord",
     "Record",
     "RecordBatch",

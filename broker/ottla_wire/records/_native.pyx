@@ -24,6 +24,13 @@ from ottla_wire.records.model import ProducerRecord, RecordMetadata, SendError, 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     bint PyUnicode_Check(object o)
+    bint PyUnicode_CheckExact(object o)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    bytes PyUnicode_AsUTF8String(object text)
+    bint PyLong_CheckExact(object o)
+    long long PyLong_AsLongLongAndOverflow(object number, int* overflow)
     bint PyTuple_CheckExact(object o)
     bint PyCallable_Check(object o)
     bint PyObject_GC_IsTracked(object o)
@@ -72,3 +79,4 @@ include "_native_decoding.pxi"
 include "_native_batches.pxi"
 include "_native_building.pxi"
 include "_native_sending.pxi"
+include "_native_open_batches.pxi"

@@ -99,15 +99,28 @@ cdef uint8_t* put_headers(uint8_t* p, tuple headers) except NULL:
     return p
 
 
+# A record is appended, and a batch is closed, in one step that no other thread divides: senders append to an open batch
+# without a lock while the thread that talks to the brokers closes it. Such a step is a critical section, which is a lock
+# under free threading and nothing under the GIL. There it is enough that nothing inside lets the GIL go, and that is
+# easy to break: before Python 3.12 every allocation of an object that the garbage collector knows may start it, hence a
+# finalizer, hence another thread:
+#
+# 1. a sender has written its record, and makes the future;
+# 2. the collector runs a finalizer, the GIL changes hands;
+# 3. another sender appends to the same batch: its record is the second, its future the first;
+# 4. both futures bring the other record's offset.
+#
+# So futures and headers exist before `put` is called, and `put` makes no Python object unless it fails.
+
 cdef class BatchWriter:
-    """The records of a batch that is being built, encoded; not thread-safe: one thread appends at a time."""
+    """The records of a batch that is being built, encoded. Any thread may append, or close it."""
 
     cdef uint8_t* data
     cdef Py_ssize_t size, capacity
     cdef readonly Py_ssize_t limit
     cdef readonly int64_t horizon_ms
     cdef readonly int32_t count
-    cdef public bint closed
+    cdef readonly bint closed
     cdef readonly int32_t last_offset_delta
     cdef readonly int64_t base_timestamp_ms
     cdef readonly int64_t max_timestamp_ms
@@ -134,55 +147,67 @@ cdef class BatchWriter:
         """Whether no further record will be taken."""
         return self.closed or (self.count > 0 and HEADER + self.size >= self.limit)
 
-    cdef bint add(
-        self, int64_t timestamp_ms, bytes key, bytes value, headers, int32_t offset_delta
+    cdef bint put(
+        self, int64_t timestamp_ms, const char* key, Py_ssize_t key_size, const char* value, Py_ssize_t value_size,
+        tuple headers, int32_t offset_delta, SendFuture future
     ) except -1:
-        cdef Py_ssize_t key_size = -1 if key is None else PyBytes_GET_SIZE(key)
-        cdef Py_ssize_t value_size = -1 if value is None else PyBytes_GET_SIZE(value)
-        cdef int64_t base = self.base_timestamp_ms
+        """Add a record and its future, if it has one; a size of -1 means null. One step, see above."""
+        cdef int64_t base
         cdef uint64_t delta
         cdef Py_ssize_t body, total
-        cdef tuple encoded_headers = None
         cdef uint8_t* p
-        if self.closed:
-            return False
-        if offset_delta < 0:
-            offset_delta = self.last_offset_delta + 1
-        elif offset_delta <= self.last_offset_delta:
-            raise ValueError(f"offset delta {offset_delta} does not follow {self.last_offset_delta}")
-        if self.count == 0 and self.horizon_ms <= OWN_TIMESTAMPS:
-            base = timestamp_ms
-        delta = zigzag(<int64_t>(<uint64_t>timestamp_ms - <uint64_t>base))
-        body = 1 + varint_size(delta) + varint_size(zigzag(offset_delta))
-        body += 1 if key is None else data_size(key_size)
-        body += 1 if value is None else data_size(value_size)
-        if headers is None:
-            body += 1
-        else:
-            encoded_headers = as_headers(headers)
-            body += headers_size(encoded_headers)
-        if body > 0x7fffffff - HEADER:
-            raise ValueError(f"a record of {body} bytes fits into no batch")
-        total = varint_size(zigzag(body)) + body
-        if self.count > 0 and HEADER + self.size + total > self.limit:
-            self.closed = True
-            return False
-        self.reserve(total)
-        p = put_varint(self.data + self.size, zigzag(body))
-        p[0] = 0
-        p = put_varint(p + 1, delta)
-        p = put_varint(p, zigzag(offset_delta))
-        p = put_varint(p, 1) if key is None else put_data(p, PyBytes_AS_STRING(key), key_size)
-        p = put_varint(p, 1) if value is None else put_data(p, PyBytes_AS_STRING(value), value_size)
-        p = put_varint(p, 0) if encoded_headers is None else put_headers(p, encoded_headers)
-        assert p == self.data + self.size + total
-        self.size += total
-        self.base_timestamp_ms = base
-        if self.count == 0 or timestamp_ms > self.max_timestamp_ms:
-            self.max_timestamp_ms = timestamp_ms
-        self.last_offset_delta = offset_delta
-        self.count += 1
-        return True
+        with cython.critical_section(self):
+            if self.closed:
+                return False
+            if offset_delta < 0:
+                offset_delta = self.last_offset_delta + 1
+            elif offset_delta <= self.last_offset_delta:
+                raise ValueError(f"offset delta {offset_delta} does not follow {self.last_offset_delta}")
+            base = self.base_timestamp_ms
+            if self.count == 0 and self.horizon_ms <= OWN_TIMESTAMPS:
+                base = timestamp_ms
+            delta = zigzag(<int64_t>(<uint64_t>timestamp_ms - <uint64_t>base))
+            body = 1 + varint_size(delta) + varint_size(zigzag(offset_delta))
+            body += 1 if key_size < 0 else data_size(key_size)
+            body += 1 if value_size < 0 else data_size(value_size)
+            body += 1 if headers is None else headers_size(headers)
+            if body > 0x7fffffff - HEADER:
+                raise ValueError(f"a record of {body} bytes fits into no batch")
+            total = varint_size(zigzag(body)) + body
+            if self.count > 0 and HEADER + self.size + total > self.limit:
+                self.closed = True
+                return False
+            self.reserve(total)
+            if future is not None:
+                self.futures.append(future)
+                future.timestamp_ms = timestamp_ms
+                future.key_size = <int32_t>key_size
+                future.value_size = <int32_t>value_size
+            p = put_varint(self.data + self.size, zigzag(body))
+            p[0] = 0
+            p = put_varint(p + 1, delta)
+            p = put_varint(p, zigzag(offset_delta))
+            p = put_varint(p, 1) if key_size < 0 else put_data(p, key, key_size)
+            p = put_varint(p, 1) if value_size < 0 else put_data(p, value, value_size)
+            p = put_varint(p, 0) if headers is None else put_headers(p, headers)
+            assert p == self.data + self.size + total
+            self.size += total
+            self.base_timestamp_ms = base
+            if self.count == 0 or timestamp_ms > self.max_timestamp_ms:
+                self.max_timestamp_ms = timestamp_ms
+            self.last_offset_delta = offset_delta
+            self.count += 1
+            return True
+
+    cdef bint put_bytes(
+        self, int64_t timestamp_ms, bytes key, bytes value, tuple headers, int32_t offset_delta, SendFuture future
+    ) except -1:
+        return self.put(
+            timestamp_ms,
+            NULL if key is None else PyBytes_AS_STRING(key), -1 if key is None else PyBytes_GET_SIZE(key),
+            NULL if value is None else PyBytes_AS_STRING(value), -1 if value is None else PyBytes_GET_SIZE(value),
+            headers, offset_delta, future,
+        )
 
     cdef int reserve(self, Py_ssize_t total) except -1:
         cdef Py_ssize_t capacity
@@ -203,39 +228,36 @@ cdef class BatchWriter:
 
     def append(self, int64_t timestamp_ms, key, value, headers=None, int32_t offset_delta=-1):
         """Add a record; False if it does not fit, and then the batch is closed."""
-        return self.add(timestamp_ms, as_bytes(key, "key"), as_bytes(value, "value"), headers, offset_delta)
+        cdef tuple fixed_headers = None if headers is None else as_headers(headers)
+        return self.put_bytes(
+            timestamp_ms, as_bytes(key, "key"), as_bytes(value, "value"), fixed_headers, offset_delta, None
+        )
 
     def append_send(
         self, int64_t timestamp_ms, key, value, headers, str topic not None, original_value=None, original_key=None,
         partition=None, original_timestamp_ms=None,
     ):
         """Add a record and make its future, which is kept in `futures`; None if the record does not fit."""
-        cdef SendFuture future
-        key = as_bytes(key, "key")
-        value = as_bytes(value, "value")
-        if not self.add(timestamp_ms, key, value, headers, -1):
-            return None
-        future = SendFuture.__new__(SendFuture)
+        cdef SendFuture future = SendFuture.__new__(SendFuture)
+        cdef tuple fixed_headers = None
         future.set_asked(topic, original_value, original_key, partition, original_timestamp_ms, headers)
-        future.timestamp_ms = timestamp_ms
-        future.key_size = -1 if key is None else PyBytes_GET_SIZE(key)
-        future.value_size = -1 if value is None else PyBytes_GET_SIZE(value)
-        if headers is None and is_atomic(original_value) and is_atomic(original_key):
+        if headers is not None:
+            fixed_headers = as_headers(headers)
+        elif is_atomic(original_value) and is_atomic(original_key):
             future.leave_to_reference_counts()
-        self.futures.append(future)
-        return future
+        if self.put_bytes(timestamp_ms, as_bytes(key, "key"), as_bytes(value, "value"), fixed_headers, -1, future):
+            return future
+        return None
 
     def append_future(self, SendFuture future not None, int64_t timestamp_ms, key, value, headers=None):
         """Add a record whose future exists (it waited for metadata, or its batch was split); False if it does not fit."""
-        key = as_bytes(key, "key")
-        value = as_bytes(value, "value")
-        if not self.add(timestamp_ms, key, value, headers, -1):
-            return False
-        future.timestamp_ms = timestamp_ms
-        future.key_size = -1 if key is None else PyBytes_GET_SIZE(key)
-        future.value_size = -1 if value is None else PyBytes_GET_SIZE(value)
-        self.futures.append(future)
-        return True
+        cdef tuple fixed_headers = None if headers is None else as_headers(headers)
+        return self.put_bytes(timestamp_ms, as_bytes(key, "key"), as_bytes(value, "value"), fixed_headers, -1, future)
+
+    def close(self):
+        """Take no more records."""
+        with cython.critical_section(self):
+            self.closed = True
 
     def payload(self):
         """The records, encoded, not compressed."""
@@ -243,7 +265,7 @@ cdef class BatchWriter:
 
     def release(self):
         """Close the batch and give the encoded records back to the memory."""
-        self.closed = True
+        self.close()
         free(self.data)
         self.data = NULL
         self.size = self.capacity = 0

@@ -1,7 +1,8 @@
 # The life of a send's future; a part of `_native.pyx`.
 
-# Watchers of a future: None, or one watcher, or a list of them. A tuple is a pair of callbacks, anything else a waiter
-# of `waiting`. Taking a step that no other thread divides means here: inside a critical section (a lock under free
+# The first pair of callbacks has fields of its own, because most futures have one pair and no other watcher: a tuple for
+# each record under way is work for the garbage collector. Further watchers: None, or one, or a list of them; a tuple is
+# a pair of callbacks, anything else a waiter of `waiting`. Taking a step that no other thread divides means here: inside a critical section (a lock under free
 # threading, nothing under the GIL) and without running foreign code in the middle. Under the GIL that second half is
 # all there is, and easy to break: before Python 3.12 every allocation of a container may start the garbage collector,
 # hence a finalizer, hence another thread:
@@ -89,6 +90,7 @@ cdef class SendFuture:
     cdef readonly object value
     cdef readonly object key
     cdef readonly object headers
+    cdef object on_success, on_failure
     cdef object watchers
     cdef object error
     cdef int64_t asked_timestamp_ms, offset, timestamp_ms
@@ -165,9 +167,15 @@ cdef class SendFuture:
             raise TypeError(f"on_success is called with the result; {on_success!r} cannot be called")
         if on_failure is not None and not PyCallable_Check(on_failure):
             raise TypeError(f"on_failure is called with the error; {on_failure!r} cannot be called")
-        callbacks = (on_success, on_failure)
-        if not self.push(callbacks):
-            self.run(callbacks)
+        cdef bint kept = on_success is None and on_failure is None
+        if not kept:
+            with cython.critical_section(self):
+                kept = self.state == PENDING and not self.is_watched()
+                if kept:
+                    self.on_success = on_success
+                    self.on_failure = on_failure
+        if not kept and not self.push((on_success, on_failure)):
+            self.run(on_success, on_failure)
         return self
 
     def __await__(self):
@@ -175,13 +183,16 @@ cdef class SendFuture:
 
     def __repr__(self):
         if self.state == PENDING:
-            watched = self.watchers is not None and self.watchers != []
+            watched = self.is_watched() and self.watchers != []
             return f"<SendFuture {self.topic} pending{', watched' if watched else ''}>"
         if self.state == STORED:
             return f"<SendFuture {self.topic} stored at {self.partition}:{self.offset}>"
         return f"<SendFuture {self.topic} failed: {self.error!r}>"
 
     # For the engine
+
+    cdef bint is_watched(self) noexcept:
+        return self.on_success is not None or self.on_failure is not None or self.watchers is not None
 
     cdef bint push(self, watcher):
         cdef list spare = None
@@ -236,8 +247,21 @@ cdef class SendFuture:
             self.topic, self.partition, self.offset, self.timestamp_ms, self.key_size, self.value_size
         )
 
-    cdef int run(self, tuple callbacks) except -1:
-        callback = callbacks[0] if self.state == STORED else callbacks[1]
+    cdef int run_all(self, watchers) except -1:
+        """Call the callbacks: the first pair, and those among the watchers that were taken out."""
+        on_success, on_failure = self.on_success, self.on_failure
+        self.on_success = self.on_failure = None    # they may lead to what holds this future
+        self.run(on_success, on_failure)
+        if type(watchers) is tuple:
+            self.run((<tuple>watchers)[0], (<tuple>watchers)[1])
+        elif type(watchers) is list:
+            for watcher in <list>watchers:
+                if type(watcher) is tuple:
+                    self.run((<tuple>watcher)[0], (<tuple>watcher)[1])
+        return 0
+
+    cdef int run(self, on_success, on_failure) except -1:
+        callback = on_success if self.state == STORED else on_failure
         if callback is None:
             return 0
         try:
@@ -304,9 +328,10 @@ def complete_batch(futures, str topic, int32_t partition, int64_t base_offset, i
     cdef list taken = []
     cdef int64_t offset = base_offset
     cdef SendFuture future
+    cdef bint watched
     for item in list(futures):
         future = <SendFuture?>item
-        watchers = None
+        watched = False
         with cython.critical_section(future):
             if future.state == PENDING:
                 future.partition = partition
@@ -314,11 +339,9 @@ def complete_batch(futures, str topic, int32_t partition, int64_t base_offset, i
                 if log_append_time_ms >= 0:
                     future.timestamp_ms = log_append_time_ms
                 future.state = STORED
-                watchers = future.watchers
-                future.watchers = None
-        if watchers is not None:
+                watched = future.is_watched()
+        if watched:
             taken.append(future)
-            taken.append(watchers)
         if base_offset >= 0:
             offset += 1
     if taken:
@@ -329,11 +352,12 @@ def fail_futures(futures, error, int32_t partition=-1):
     """Finish futures with an error: each raises a `SendError` of its own whose `__cause__` is `error`."""
     cdef list taken = []
     cdef SendFuture future
+    cdef bint watched
     if not isinstance(error, BaseException):
         raise TypeError(f"a send fails with an exception, not with {error!r}")
     for item in list(futures):
         future = <SendFuture?>item
-        watchers = None
+        watched = False
         with cython.critical_section(future):
             if future.state == PENDING:
                 future.partition = partition
@@ -341,35 +365,31 @@ def fail_futures(futures, error, int32_t partition=-1):
                 future.state = FAILED
                 if not PyObject_GC_IsTracked(future):
                     PyObject_GC_Track(future)   # its error's traceback may lead to frames that hold it
-                watchers = future.watchers
-                future.watchers = None
-        if watchers is not None:
+                watched = future.is_watched()
+        if watched:
             taken.append(future)
-            taken.append(watchers)
     if taken:
         notify(taken)
 
 
 cdef int notify(list taken) except -1:
-    """Wake and call the watchers of futures; `taken` is future, watchers, future, watchers, ..."""
+    """Wake and call the watchers of futures that are done now."""
+    cdef list all_watchers = []
     cdef list waiters = []
-    cdef Py_ssize_t i
     cdef SendFuture future
-    for i in range(1, len(taken), 2):
-        watchers = taken[i]
+    cdef Py_ssize_t i
+    for i in range(len(taken)):
+        future = <SendFuture>taken[i]
+        with cython.critical_section(future):
+            watchers = future.watchers      # a waiter that gives up takes itself out of there
+            future.watchers = None
+        all_watchers.append(watchers)
         if type(watchers) is list:
             waiters.extend([watcher for watcher in <list>watchers if type(watcher) is not tuple])
-        elif type(watchers) is not tuple:
+        elif watchers is not None and type(watchers) is not tuple:
             waiters.append(watchers)
     if waiters:
         waiting.wake(waiters)
-    for i in range(1, len(taken), 2):
-        future = <SendFuture>taken[i - 1]
-        watchers = taken[i]
-        if type(watchers) is tuple:
-            future.run(<tuple>watchers)
-        elif type(watchers) is list:
-            for watcher in <list>watchers:
-                if type(watcher) is tuple:
-                    future.run(<tuple>watcher)
+    for i in range(len(taken)):
+        (<SendFuture>taken[i]).run_all(all_watchers[i])
     return 0

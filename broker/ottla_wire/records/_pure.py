@@ -14,10 +14,13 @@ length or -1, key, value length or -1, value, number of headers, and for each it
 from __future__ import annotations
 
 import struct
+from _thread import allocate_lock
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from ottla_wire.errors import CorruptMessage, InvalidRecord
+from ottla_wire.records._pure_hashing import crc32c, murmur2, partition_for_key
+from ottla_wire.records._pure_open_batches import OpenBatches, OpenTopics
 from ottla_wire.records._pure_sending import SendFuture, SendResult, complete_batch, fail_futures
 from ottla_wire.records.model import TimestampType
 
@@ -25,9 +28,12 @@ __all__ = [
     "BatchHeader",
     "BatchWriter",
     "ConsumerRecord",
+    "OpenBatches",
+    "OpenTopics",
     "Record",
     "SendFuture",
     "SendResult",
+    "assemble",
     "complete_batch",
     "crc32c",
     "decode_consumer_records",
@@ -45,42 +51,6 @@ HEADER_BYTES = 61
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LEAST_LENGTH = HEADER_BYTES - 12
 _LEAST_LEGACY_LENGTH = 14
-
-
-# Checksum and hash
-
-
-def crc32c(data: Buffer, value: int = 0) -> int:
-    """CRC-32C (Castagnoli) of `data`, continued from `value`."""
-    from crc32c import crc32c as checksum
-
-    result: int = checksum(data, value)
-    return result
-
-
-def murmur2(data: Buffer) -> int:
-    """The 32-bit Murmur2 hash with the seed of Kafka's Java client, signed as Java has it."""
-    length = len(data)
-    words = length // 4
-    mask, m = 0xFFFFFFFF, 0x5BD1E995
-    h = 0x9747B28C ^ length
-    for k in struct.unpack_from(f"<{words}I", data):
-        k = k * m & mask
-        k = (k ^ k >> 24) * m & mask
-        h = h * m & mask ^ k
-    tail = bytes(data[words * 4 :])
-    if tail:
-        h = (h ^ int.from_bytes(tail, "little")) * m & mask
-    h = (h ^ h >> 13) * m & mask
-    h ^= h >> 15
-    return h - 0x100000000 if h & 0x80000000 else h
-
-
-def partition_for_key(key: Buffer, partitions: int) -> int:
-    """The partition that Java's default partitioner gives a key."""
-    if partitions <= 0:
-        raise ValueError(f"a topic has at least one partition, not {partitions}")
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 # Records
@@ -462,13 +432,14 @@ def _write_headers(out: bytearray, headers: Sequence[tuple[str, Any]] | None) ->
 
 
 class BatchWriter:
-    """The records of a batch that is being built, encoded; not thread-safe: one thread appends at a time.
+    """The records of a batch that is being built, encoded. Any thread may append, or close it.
 
     `limit` is how many bytes the batch may have, header included; its first record always fits. `horizon_ms` is the
     delete horizon of compaction, which takes the place of the base timestamp; below -1 there is none.
     """
 
     __slots__ = (
+        "_guard",
         "_payload",
         "base_timestamp_ms",
         "closed",
@@ -490,6 +461,7 @@ class BatchWriter:
         self.max_timestamp_ms = -1
         self.futures: list[SendFuture] = []
         self._payload = bytearray()
+        self._guard = allocate_lock()  # makes one step of an append, and of closing
 
     @property
     def size_bytes(self) -> int:
@@ -513,32 +485,36 @@ class BatchWriter:
 
         `offset_delta` is for compaction, which leaves gaps; otherwise records follow each other.
         """
-        if self.closed:
-            return False
-        if offset_delta < 0:
-            offset_delta = self.last_offset_delta + 1
-        elif offset_delta <= self.last_offset_delta:
-            raise ValueError(f"offset delta {offset_delta} does not follow {self.last_offset_delta}")
-        first = self.count == 0
-        base = timestamp_ms if first and self.horizon_ms < -1 else self.base_timestamp_ms
-        body = bytearray(1)
-        _write_varint(body, _signed64(timestamp_ms - base))
-        _write_varint(body, offset_delta)
-        _write_bytes(body, key, "key")
-        _write_bytes(body, value, "value")
-        _write_headers(body, headers)
-        size = bytearray()
-        _write_varint(size, len(body))
-        if not first and self.size_bytes + len(size) + len(body) > self.limit:
-            self.closed = True
-            return False
-        self._payload += size
-        self._payload += body
-        self.base_timestamp_ms = base
-        self.max_timestamp_ms = timestamp_ms if first else max(self.max_timestamp_ms, timestamp_ms)
-        self.last_offset_delta = offset_delta
-        self.count += 1
-        return True
+        return self._put(timestamp_ms, _content(key, value, headers), offset_delta, None)
+
+    def _put(self, timestamp_ms: int, content: bytes | bytearray, offset_delta: int, future: SendFuture | None) -> bool:
+        with self._guard:
+            if self.closed:
+                return False
+            if offset_delta < 0:
+                offset_delta = self.last_offset_delta + 1
+            elif offset_delta <= self.last_offset_delta:
+                raise ValueError(f"offset delta {offset_delta} does not follow {self.last_offset_delta}")
+            first = self.count == 0
+            base = timestamp_ms if first and self.horizon_ms < -1 else self.base_timestamp_ms
+            body = bytearray(1)
+            _write_varint(body, _signed64(timestamp_ms - base))
+            _write_varint(body, offset_delta)
+            body += content
+            size = bytearray()
+            _write_varint(size, len(body))
+            if not first and self.size_bytes + len(size) + len(body) > self.limit:
+                self.closed = True
+                return False
+            self._payload += size
+            self._payload += body
+            if future is not None:
+                self.futures.append(future)
+            self.base_timestamp_ms = base
+            self.max_timestamp_ms = timestamp_ms if first else max(self.max_timestamp_ms, timestamp_ms)
+            self.last_offset_delta = offset_delta
+            self.count += 1
+            return True
 
     def append_send(
         self,
@@ -556,12 +532,8 @@ class BatchWriter:
 
         What the sender gave (the `original` values, the partition it asked for) is kept for the future's record.
         """
-        if not self.append(timestamp_ms, key, value, headers):
-            return None
         future = SendFuture(topic, original_value, original_key, partition, original_timestamp_ms, headers)
-        future._written(timestamp_ms, -1 if key is None else len(key), -1 if value is None else len(value))
-        self.futures.append(future)
-        return future
+        return future if self.append_future(future, timestamp_ms, key, value, headers) else None
 
     def append_future(
         self,
@@ -575,11 +547,14 @@ class BatchWriter:
 
         A future that is done is added all the same: whoever finishes the batch leaves it as it is.
         """
-        if not self.append(timestamp_ms, key, value, headers):
-            return False
+        content = _content(key, value, headers)
         future._written(timestamp_ms, -1 if key is None else len(key), -1 if value is None else len(value))
-        self.futures.append(future)
-        return True
+        return self._put(timestamp_ms, content, -1, future)
+
+    def close(self) -> None:
+        """Take no more records."""
+        with self._guard:
+            self.closed = True
 
     def payload(self) -> bytes:
         """The records, encoded, not compressed."""
@@ -587,8 +562,17 @@ class BatchWriter:
 
     def release(self) -> None:
         """Close the batch and give the encoded records back to the memory."""
-        self.closed = True
+        self.close()
         self._payload = bytearray()
+
+
+def _content(key: Buffer | None, value: Buffer | None, headers: Sequence[tuple[str, Any]] | None) -> bytearray:
+    """Key, value and headers of a record, which are the same wherever in a batch it comes to lie."""
+    content = bytearray()
+    _write_bytes(content, key, "key")
+    _write_bytes(content, value, "value")
+    _write_headers(content, headers)
+    return content
 
 
 def assemble(

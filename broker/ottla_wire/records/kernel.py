@@ -25,6 +25,8 @@ else:
 BatchHeader = twin.BatchHeader
 BatchWriter = twin.BatchWriter
 ConsumerRecord = twin.ConsumerRecord
+OpenBatches = twin.OpenBatches
+OpenTopics = twin.OpenTopics
 Record = twin.Record
 SendFuture = twin.SendFuture
 SendResult = twin.SendResult

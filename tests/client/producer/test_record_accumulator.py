@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import random
+import sys
+import threading
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
 from ottla.client.config import ProducerConfig
 from ottla.client.metadata import PartitionMetadata, TopicMetadata
+from ottla.client.producer.producer_batch import ProducerBatch
 from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
-from ottla_wire.records import SendFuture
+from ottla.client.topic_partition import TopicPartition
+from ottla.errors import NotInTransaction
+from ottla_wire.records import OpenTopics, SendFuture, iter_batches
 from ottla_wire.schema import Uuid
 
 TOPIC = "orders"
@@ -275,3 +281,134 @@ def test_fewer_partitions_after_a_topic_was_made_again_are_respected() -> None:
     for number in range(30):
         records.append(key=b"%d" % number)
     assert records.counts() == [30, 0, 0]
+
+
+def test_senders_append_without_asking_until_the_batch_is_closed() -> None:
+    records = known()
+    records.append(partition=0)
+    (batch,) = records.queue(0).batches
+    fast = OpenTopics(records.accumulator.open_topics)
+    assert fast.send(TOPIC, b"v", None, 0) is not None
+    assert records.accumulator.drain(1, 2000) == [batch]
+    assert batch.count == 2
+    assert fast.send(TOPIC, b"v", None, 0) is None
+    assert fast.send(TOPIC, b"v", None, 1) is None, "no batch is open there"
+    assert batch.count == 2
+
+
+def test_a_batch_is_closed_before_its_size_is_relied_on() -> None:
+    """A sender that appends between the look at the size and the end would make the request too large."""
+    records = known(max_request_size=500)
+    records.append(b"x" * 200, partition=0)
+    records.append(b"x" * 200, partition=1)
+    fast = OpenTopics(records.accumulator.open_topics)
+    first, second = (records.queue(index).open for index in (0, 1))
+    assert records.accumulator.drain(1, 2000) == [first], "the other one is closed, and its size is looked at"
+    assert fast.send(TOPIC, b"v", None, 1) is None
+    assert records.accumulator.drain(1, 2000) == [second]
+
+
+def test_senders_are_refused_by_closing_the_batches_that_they_append_to() -> None:
+    records = known()
+    future = records.append(partition=0)
+    fast = OpenTopics(records.accumulator.open_topics)
+    records.accumulator.refuse_sends(lambda: NotInTransaction("begin one"))
+    assert fast.send(TOPIC, b"v", None, 0) is None
+    with pytest.raises(NotInTransaction):
+        records.append(partition=0)
+    records.learn()
+    assert TOPIC not in records.accumulator.open_topics, "new metadata opens nothing"
+    (batch,) = records.accumulator.drain(1, records.now_ms)
+    assert list(batch.futures) == [future], "what was sent before is ready, and does not linger"
+    records.accumulator.admit_sends()
+    assert records.append(partition=0) is not None
+    assert fast.send(TOPIC, b"v", None, 0) is not None
+
+
+def test_who_asks_is_told_of_each_batch_that_begins() -> None:
+    records = known()
+    begun: list[TopicPartition] = []
+    records.accumulator.batch_begun = begun.append
+    for index in (0, 1, 0):
+        records.append(b"x" * 100, partition=index)
+    records.append(b"x" * 300, partition=0)
+    assert begun == [TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1), TopicPartition(TOPIC, 0)]
+
+
+@pytest.mark.slow
+def test_many_threads_send_while_batches_are_drained_and_nothing_is_lost_doubled_or_reordered() -> None:
+    records = known(buffer_memory=1 << 22, linger_ms=0)
+    traffic = Traffic(records)
+    stored = traffic.run(threads=4, per_thread=10_000)
+    assert sum(map(len, stored.values())) == 4 * 10_000
+    for (name, _), numbers in stored.items():
+        assert numbers == sorted(set(numbers)), f"thread {name} sent them in this order, each once"
+    assert records.accumulator.free_bytes == 1 << 22
+    assert not records.accumulator.incomplete
+    assert not records.accumulator.has_unsent
+
+
+class Traffic:
+    """Threads that send to the same partitions, and one that drains them, takes the batches apart and releases them."""
+
+    def __init__(self, records: Records) -> None:
+        self.accumulator = records.accumulator
+        self.lock = threading.Lock()
+        self.fast = OpenTopics(records.accumulator.open_topics)
+        self.now_ms = records.now_ms
+        self.stored: dict[tuple[str, int], list[int]] = defaultdict(list)
+        self.done = threading.Event()
+        self.drained = 0
+
+    def run(self, threads: int, per_thread: int) -> dict[tuple[str, int], list[int]]:
+        senders = [threading.Thread(target=self.send, args=(f"t{name}", per_thread)) for name in range(threads)]
+        drainer = threading.Thread(target=self.drain_all)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in (drainer, *senders):
+                thread.start()
+            for thread in senders:
+                thread.join()
+            self.done.set()
+            drainer.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert self.drained > 100
+        return self.stored
+
+    def send(self, name: str, count: int) -> None:
+        for number in range(count):
+            value, partition = f"{name}:{number}", number % 3
+            future = self.fast.send(TOPIC, value, None, partition)
+            while future is None:  # as `KafkaProducer.send` goes on
+                with self.lock:
+                    future = self.accumulator.append(
+                        self.now_ms, TOPIC, partition, 1, None, value.encode(), None, value, None, None
+                    )
+
+    def drain_all(self) -> None:
+        finished = False
+        while not finished:
+            finished = self.done.is_set()  # before the look: what comes later is drained in another round
+            with self.lock:
+                batches = self.accumulator.drain(1, self.now_ms)
+            while batches:
+                for batch in batches:
+                    self.take_apart(batch)
+                with self.lock:
+                    batches = self.accumulator.drain(1, self.now_ms)
+
+    def take_apart(self, batch: ProducerBatch) -> None:
+        (view,) = iter_batches(batch.encode())
+        values = [record.value for record in view.records()]
+        assert values == [str(future.record.value).encode() for future in batch.futures]
+        for value in values:
+            assert value is not None
+            name, _, number = value.decode().partition(":")
+            self.stored[name, batch.queue.index].append(int(number))
+        self.drained += 1
+        with self.lock:
+            batch.on_wire = False
+            batch.is_done = True
+            self.accumulator.release(batch)

@@ -24,23 +24,24 @@ from ottla.client.config import ProducerConfig, resolve
 from ottla.client.engine import Engine, monotonic_ms
 from ottla.client.metadata import PartitionMetadata
 from ottla.client.producer.memory_gate import MemoryGate, Place, task_waiter, thread_waiter
-from ottla.client.producer.partitioner import partition_for_key
 from ottla.client.producer.producer_batch import BATCH_OVERHEAD_BYTES, record_size
-from ottla.client.producer.record_accumulator import RecordAccumulator, TopicQueues
+from ottla.client.producer.record_accumulator import RecordAccumulator
 from ottla.client.producer.sender_task import SenderTask
 from ottla.client.producer.transaction_manager import State, TransactionManager
 from ottla.errors import (
     BufferExhausted,
     ClientClosed,
     ConfigError,
+    IllegalTransactionState,
     MessageTooLarge,
     NoAnswer,
     SerializationError,
+    TransactionEnded,
     UnknownTopicOrPartition,
 )
 from ottla.serialization import as_serializer, serialize_headers, serialize_key, serialize_value
 from ottla.serialization.serializers import Headers, HeadersGiven, Serializer
-from ottla_wire.records import SendError, SendFuture, fail_futures
+from ottla_wire.records import OpenTopics, SendError, SendFuture, fail_futures
 
 logger = logging.getLogger("ottla.producer")
 
@@ -61,8 +62,6 @@ class ProducerCore:
         self.client_id = self.config.client_id or f"ottla-producer-{next(_numbers)}"
         self._key_serializer = as_serializer(self.config.key_serializer, "key_serializer") or serialize_key
         self._value_serializer = as_serializer(self.config.value_serializer, "value_serializer") or serialize_value
-        # Where the default serializers are in place, bytes and text need no call.
-        self._plain = self._key_serializer is serialize_key and self._value_serializer is serialize_value
         rng = random.Random()
         self._transactions: TransactionManager | None = None
         if self.config.idempotent:
@@ -72,8 +71,11 @@ class ProducerCore:
             )
         self._lock = threading.Lock()
         self._accumulator = RecordAccumulator(self.config, rng, self._transactions, self._lock)
-        self._open_topics: dict[str, TopicQueues] = self._accumulator.open_topics
-        self._acquire, self._release = self._lock.acquire, self._lock.release
+        open_topics = OpenTopics(self._accumulator.open_topics)
+        self._append = open_topics.append
+        # Where the default serializers are in place, bytes and text need no call.
+        plain = self._key_serializer is serialize_key and self._value_serializer is serialize_value
+        self._append_plain = open_topics.send if plain else _refuse
         self._gate = MemoryGate()
         self._closed = False
         self._owns_engine = engine is None
@@ -114,44 +116,33 @@ class ProducerCore:
             ClientClosed: the producer is closed.
             TypeError: the topic is no text, or partition or timestamp no number.
             ValueError: the topic is empty, or partition or timestamp negative.
+            NotInTransaction: the producer is transactional, and no transaction is open.
         """
+        future = self._append_plain(topic, value, key, partition, timestamp_ms, headers)
+        if future is not None:
+            return future
+        return self._send_otherwise(topic, value, key, partition, timestamp_ms, headers)
+
+    def _send_otherwise(
+        self,
+        topic: str,
+        value: Any,
+        key: Any,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: HeadersGiven | None,
+    ) -> SendFuture:
+        """What is not plain content for an open batch: it needs a serializer, or a batch."""
         try:
-            if self._plain and headers is None:
-                raw_headers = None
-                kind = type(value)
-                if kind is bytes or value is None:
-                    raw_value = value
-                else:
-                    raw_value = value.encode() if kind is str else self._value_bytes(topic, [], value)
-                kind = type(key)
-                if key is None or kind is bytes:
-                    raw_key = key
-                else:
-                    raw_key = key.encode() if kind is str else self._key_bytes(topic, [], key)
-            else:
-                raw_headers = [] if headers is None else serialize_headers(headers)
-                raw_key = None if key is None else self._key_bytes(topic, raw_headers, key)
-                raw_value = None if value is None else self._value_bytes(topic, raw_headers, value)
-        except (SerializationError, UnicodeEncodeError) as error:
-            return _failed(
-                SendFuture(topic, value, key, partition, timestamp_ms, headers), _serialization(error, topic)
-            )
-        if partition is None and timestamp_ms is None:
-            queues = self._open_topics.get(topic)
-            if queues is not None:
-                time_ms = time_ns() // 1_000_000
-                self._acquire()  # the two calls cost half of what `with` does
-                try:
-                    if raw_key is None:
-                        queue = queues.sticky_queue
-                    else:
-                        queue = queues.queues[partition_for_key(raw_key, queues.count)]
-                    future = queue.append(time_ms, raw_key, raw_value, raw_headers, topic, value, key, None, None)
-                finally:
-                    self._release()
-                if future is not None:
-                    return future
-        return self._send_slowly(topic, value, key, partition, timestamp_ms, raw_key, raw_value, raw_headers)
+            raw_headers = [] if headers is None else serialize_headers(headers)
+            raw_key = None if key is None else self._key_bytes(topic, raw_headers, key)
+            raw_value = None if value is None else self._value_bytes(topic, raw_headers, value)
+        except SerializationError as error:
+            return _failed(SendFuture(topic, value, key, partition, timestamp_ms, headers), error)
+        future = self._append(topic, raw_value, raw_key, raw_headers or None, value, key, partition, timestamp_ms)
+        if future is not None:
+            return future
+        return self._send_slowly(topic, value, key, partition, timestamp_ms, raw_key, raw_value, raw_headers or None)
 
     def _key_bytes(self, topic: str, headers: Headers, key: Any) -> bytes | None:
         return _bytes_of("key", self._key_serializer, topic, headers, key)
@@ -193,6 +184,8 @@ class ProducerCore:
             future = self._append_or_wait((topic, partition, time_ms, raw_key, raw_value, raw_headers, *asked))
         except (BufferExhausted, NoAnswer) as error:
             return _failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), error)
+        except (IllegalTransactionState, TransactionEnded):
+            raise  # wrong use, as the two errors of `_checked` are
         except Exception as error:
             if self._closed:
                 raise
@@ -432,12 +425,8 @@ def _bytes_of(what: str, serializer: Serializer, topic: str, headers: Headers, d
     raise SerializationError(f"the {what}_serializer for {topic!r} answered {type(raw).__name__} in place of bytes")
 
 
-def _serialization(error: Exception, topic: str) -> SerializationError:
-    if isinstance(error, SerializationError):
-        return error
-    wrapped = SerializationError(f"text for {topic!r} cannot be encoded: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+def _refuse(*_: Any) -> None:
+    """What `_append_plain` is where even bytes go through a serializer."""
 
 
 def _failed(future: SendFuture, error: BaseException | None) -> SendFuture:

@@ -10,6 +10,10 @@ A record whose topic is not known yet waits in its topic's own queue, inside `bu
 
 Sans-I/O, and without locks of its own: every method is called with `lock` held, which whoever builds the accumulator
 chooses. Nothing here finishes a future, because callbacks may send: what is to be finished is returned.
+
+Senders append to open batches without the lock and without asking (`open_topics`), at any moment. So a batch is closed
+before its size or its number of records is relied on; a closed batch refuses what comes later, and that comes to
+`append`. It also means that stopping the senders is closing all open batches: `refuse_sends`.
 """
 
 from __future__ import annotations
@@ -28,17 +32,13 @@ from ottla.client.producer.partitioner import StickyPartition, choose, partition
 from ottla.client.producer.producer_batch import BATCH_OVERHEAD_BYTES, ProducerBatch, record_size
 from ottla.client.producer.transaction_manager import TransactionManager
 from ottla.client.topic_partition import TopicPartition
-from ottla_wire.records import Compression, RecordBatchBuilder, SendFuture
+from ottla_wire.records import Compression, OpenBatches, RecordBatchBuilder, SendFuture
 from ottla_wire.schema import Uuid
 
 NEVER_MS: Final = 1 << 62
 
 Headers = list[tuple[str, bytes | None]]
 T = TypeVar("T")
-
-
-def _refuse(*_: Any) -> None:
-    """What `PartitionQueue.append` is while no batch is open."""
 
 
 class WaitingRecord(NamedTuple):
@@ -55,9 +55,9 @@ class WaitingRecord(NamedTuple):
 
 
 class PartitionQueue:
-    """The batches of one partition, oldest first. The last one may be open; `append` is then its builder's."""
+    """The batches of one partition, oldest first. The last one may be open."""
 
-    __slots__ = ("append", "batches", "index", "key", "leader", "leader_epoch", "muted", "open", "topic")
+    __slots__ = ("batches", "index", "key", "leader", "leader_epoch", "muted", "open", "topic")
 
     def __init__(self, topic: TopicQueues, index: int) -> None:
         self.topic = topic
@@ -65,24 +65,12 @@ class PartitionQueue:
         self.key = TopicPartition(topic.name, index)
         self.batches: deque[ProducerBatch] = deque()
         self.open: ProducerBatch | None = None
-        self.append: Callable[..., SendFuture | None] = _refuse
         self.leader = NO_LEADER
         self.leader_epoch = -1
         self.muted = False
 
     def __repr__(self) -> str:
         return f"{self.topic.name}-{self.index}"
-
-
-class _NoQueue:
-    """Stands where no partition was chosen yet, so that appending needs no question."""
-
-    __slots__ = ()
-
-    append = staticmethod(_refuse)
-
-
-NO_QUEUE: Final = _NoQueue()
 
 
 class TopicQueues:
@@ -93,6 +81,7 @@ class TopicQueues:
         "count",
         "last_used_ms",
         "name",
+        "open_batches",
         "queues",
         "sticky",
         "sticky_queue",
@@ -107,7 +96,8 @@ class TopicQueues:
         self.queues: list[PartitionQueue] = []
         self.available: list[int] = []
         self.sticky = StickyPartition()
-        self.sticky_queue: PartitionQueue | _NoQueue = NO_QUEUE
+        self.sticky_queue: PartitionQueue | None = None
+        self.open_batches = OpenBatches()
         self.waiting: deque[WaitingRecord] = deque()
         self.last_used_ms = 0
 
@@ -140,12 +130,15 @@ class RecordAccumulator:
     ) -> None:
         self.lock: AbstractContextManager[Any] = lock if lock is not None else nullcontext()
         self.topics: dict[str, TopicQueues] = {}
-        self.open_topics: dict[str, TopicQueues] = {}  # those whose records only need an open batch: see `_look_open`
+        self.open_topics: dict[str, OpenBatches] = {}  # those whose records only need an open batch: see `_look_open`
         self.free_bytes = config.buffer_memory
         self.incomplete: dict[ProducerBatch, None] = {}
         self.memory_waiters = 0
         self.flushes = 0
         self.is_closed = False
+        self.refusal: Callable[[], Exception] | None = None  # makes the error of every send, see `refuse_sends`
+        self.batch_begun: Callable[[TopicPartition], object] = _ignore
+        """Called, with the lock held, when a batch of a partition begins: transactions add the partition to theirs."""
         self.records_waiting = 0
         self._config = config
         self._rng = rng
@@ -177,8 +170,10 @@ class RecordAccumulator:
         """Take a record in; None if `buffer_memory` has no room for it.
 
         Raises:
-            Exception: whatever the user's own partitioner raises.
+            Exception: whatever the user's own partitioner raises, or what sends are refused with.
         """
+        if self.refusal is not None:
+            raise self.refusal()
         queues = self.topics.get(topic)
         if queues is None:
             queues = self.topics[topic] = TopicQueues(topic)
@@ -196,14 +191,13 @@ class RecordAccumulator:
         queues.last_used_ms = now_ms
         if not queues.count or (partition is not None and partition >= queues.count):
             return self._wait(now_ms, queues, record)
-        queue, future = self._append(queues, partition, key, value, lambda queue: queue.append(*record))
+        queue, future = self._append(queues, partition, key, value, lambda batch: batch.builder.append_send(*record))
         if future is not None:
             return future
         need = max(self._config.batch_size, record_size(key, value, headers) + BATCH_OVERHEAD_BYTES)
         if need > self.free_bytes:
             return None
-        self._open_batch(queue, now_ms, need)
-        return queue.append(*record)
+        return self._open_batch(queue, now_ms, need).builder.append_send(*record)
 
     def _append(
         self,
@@ -211,7 +205,7 @@ class RecordAccumulator:
         partition: int | None,
         key: bytes | None,
         value: bytes | None,
-        append: Callable[[PartitionQueue], T | None],
+        append: Callable[[ProducerBatch], T | None],
     ) -> tuple[PartitionQueue, T | None]:
         """Try the open batch of the record's partition; returns the partition, for which a batch may have to be begun.
 
@@ -219,19 +213,20 @@ class RecordAccumulator:
         """
         partition = self._partition(queues, partition, key, value)
         queue = queues.queues[partition] if partition is not None else queues.sticky_queue
-        if isinstance(queue, PartitionQueue):
-            appended = append(queue)
-            if appended is not None:
+        if queue is not None:
+            appended = self._append_to_open(queue, append)
+            if appended is not None or partition is not None or not queues.sticky.is_due(self._batch_bytes):
                 return queue, appended
-            if queue.open is not None:
-                self._end_batch(queue, was_full=True)
-            if partition is not None or not queues.sticky.is_due(self._batch_bytes):
-                return queue, None
         queue = self._next_sticky(queues)
-        appended = append(queue)
-        if appended is None and queue.open is not None:
+        return queue, self._append_to_open(queue, append)
+
+    def _append_to_open(self, queue: PartitionQueue, append: Callable[[ProducerBatch], T | None]) -> T | None:
+        if queue.open is None:
+            return None
+        appended = append(queue.open)
+        if appended is None:
             self._end_batch(queue, was_full=True)
-        return queue, appended
+        return appended
 
     def _partition(
         self, queues: TopicQueues, partition: int | None, key: bytes | None, value: bytes | None
@@ -259,6 +254,7 @@ class RecordAccumulator:
         queue = queues.queues[choose(candidates, lengths, self._rng)]
         queues.sticky.stick_to(queue.index)
         queues.sticky_queue = queue
+        queues.open_batches.sticky = queue.index
         return queue
 
     def _within_availability(self, queues: TopicQueues) -> list[int]:
@@ -270,7 +266,7 @@ class RecordAccumulator:
         slow = {node for node, since_ms in self._node_ready_ms.items() if newest_ms - since_ms > patience_ms}
         return [index for index in queues.available if queues.queues[index].leader not in slow]
 
-    def _open_batch(self, queue: PartitionQueue, now_ms: int, memory_bytes: int) -> None:
+    def _open_batch(self, queue: PartitionQueue, now_ms: int, memory_bytes: int) -> ProducerBatch:
         assert queue.open is None
         builder = RecordBatchBuilder(self._batch_bytes, compression=self._compression, level=self._level)
         batch = ProducerBatch(queue, builder, now_ms, memory_bytes)
@@ -278,15 +274,18 @@ class RecordAccumulator:
         self.incomplete[batch] = None
         queue.batches.append(batch)
         queue.open = batch
-        queue.append = builder.append_send
         self._due_ms = min(self._due_ms, int(now_ms + self._linger_ms) if len(queue.batches) == 1 else now_ms)
         self._active[queue] = None
+        queue.topic.open_batches.begin(queue.index, builder)
+        self.batch_begun(queue.key)
+        return batch
 
     def _end_batch(self, queue: PartitionQueue, *, was_full: bool) -> None:
         batch = queue.open
         assert batch is not None
+        batch.builder.close()  # from here on its size and count stand
         queue.open = None
-        queue.append = _refuse
+        queue.topic.open_batches.end(queue.index)
         if queue.topic.sticky_queue is queue:
             queue.topic.sticky.batch_ended(batch.size_bytes, was_full=was_full, batch_size=self._batch_bytes)
 
@@ -320,14 +319,15 @@ class RecordAccumulator:
         count = max(topic.partitions) + 1
         for index in range(len(queues.queues), count):
             queues.queues.append(PartitionQueue(queues, index))
-        queues.count = count
+        queues.count = queues.open_batches.count = count
         for queue in queues.queues:
             known = topic.partitions.get(queue.index)
             queue.leader = NO_LEADER if known is None else known.leader
             queue.leader_epoch = -1 if known is None else known.leader_epoch
         queues.available = [queue.index for queue in queues.queues[:count] if queue.leader != NO_LEADER]
-        if isinstance(queues.sticky_queue, PartitionQueue) and queues.sticky_queue.index >= count:
-            queues.sticky_queue = NO_QUEUE
+        if queues.sticky_queue is not None and queues.sticky_queue.index >= count:
+            queues.sticky_queue = None
+            queues.open_batches.sticky = -1
         failed = self._place_waiting(queues, now_ms) if queues.waiting else []
         self._look_open(queues)
         return failed
@@ -335,11 +335,11 @@ class RecordAccumulator:
     def _look_open(self, queues: TopicQueues) -> None:
         """Whether senders may append to a topic's open batches without asking: it is known, and nothing is special.
 
-        What they do then is one step of `append`: take the queue by key or the sticky one, and call its `append`.
+        What they do then is one step of `append`: take the open batch by key or the sticky one, and append to it.
         """
         own = self._config.partitioner_ignore_keys or self._config.partitioner_class is not None
-        if queues.count and not own and not self.is_closed:
-            self.open_topics[queues.name] = queues
+        if queues.count and not own and not self.is_closed and self.refusal is None:
+            self.open_topics[queues.name] = queues.open_batches
         else:
             self.open_topics.pop(queues.name, None)
 
@@ -361,14 +361,14 @@ class RecordAccumulator:
     def _place(self, queues: TopicQueues, record: WaitingRecord, now_ms: int) -> None:
         content = (record.future, record.timestamp_ms, record.key, record.value, record.headers)
 
-        def append(queue: PartitionQueue) -> bool | None:
-            return (queue.open is not None and queue.open.builder.append_future(*content)) or None
+        def append(batch: ProducerBatch) -> bool | None:
+            return batch.builder.append_future(*content) or None
 
         queue, appended = self._append(queues, record.partition, record.key, record.value, append)
         if not appended:
             # Nobody can wait for memory here: a few batches may go beyond buffer_memory.
-            self._open_batch(queue, now_ms, max(self._config.batch_size, record.size_bytes + BATCH_OVERHEAD_BYTES))
-            append(queue)
+            need = max(self._config.batch_size, record.size_bytes + BATCH_OVERHEAD_BYTES)
+            append(self._open_batch(queue, now_ms, need))
 
     def take_waiting(self, topic: str) -> list[SendFuture]:
         """The records that wait for a topic, taken out: it cannot be sent to."""
@@ -475,6 +475,8 @@ class RecordAccumulator:
                 continue
             if not self._may_leave(queue, batch):
                 continue
+            if queue.open is batch:
+                self._end_batch(queue, was_full=batch.builder.is_full)
             if drained and size + batch.size_bytes > self._config.max_request_size:
                 break
             size += batch.size_bytes
@@ -484,8 +486,6 @@ class RecordAccumulator:
         return drained
 
     def _take(self, queue: PartitionQueue, batch: ProducerBatch, now_ms: int) -> None:
-        if queue.open is batch:
-            self._end_batch(queue, was_full=batch.builder.is_full)
         queue.batches.popleft()
         del self._active[queue]
         if queue.batches:
@@ -584,13 +584,31 @@ class RecordAccumulator:
             due_ms = min(due_ms, now_ms)
         return due_ms < next_look_ms
 
-    def close(self) -> None:
-        """Take no more records: open batches end, everything is ready."""
-        self.is_closed = True
+    def refuse_sends(self, refusal: Callable[[], Exception]) -> None:
+        """Take no more records until `admit_sends`: what every send is refused with is made by `refusal`.
+
+        This is how a transactional producer has no send outside of a transaction, and none after an error, without a
+        question for each record: what was appended before this call is in a batch that is closed now.
+        """
+        self.refusal = refusal
+        self._stop_senders()
+
+    def admit_sends(self) -> None:
+        """Take records again."""
+        self.refusal = None
+        for queues in self.topics.values():
+            self._look_open(queues)
+
+    def _stop_senders(self) -> None:
         self.open_topics.clear()
         for queue in self._active:
             if queue.open is not None:
                 self._end_batch(queue, was_full=False)
+
+    def close(self) -> None:
+        """Take no more records: open batches end, everything is ready."""
+        self.is_closed = True
+        self._stop_senders()
 
     def unfinished(self) -> list[SendFuture]:
         """The futures of all records that are under way now, for a flush to wait for."""
@@ -603,6 +621,10 @@ class RecordAccumulator:
     def has_unsent(self) -> bool:
         """Whether anything waits in a queue."""
         return bool(self._active) or self.records_waiting > 0
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _level(config: ProducerConfig) -> int | None:
