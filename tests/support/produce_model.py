@@ -19,6 +19,7 @@ from ottla.client.metadata import Metadata
 from ottla.client.producer.record_accumulator import RecordAccumulator
 from ottla.client.producer.sender import ProduceAttempt, Sender
 from ottla.client.producer.transaction_manager import TransactionManager
+from ottla.client.producer.transaction_requests import TransactionRequest
 from ottla.errors import Disconnected
 from ottla_wire.messages.init_producer_id import InitProducerIdResponse
 from ottla_wire.messages.metadata import (
@@ -139,7 +140,7 @@ class ProducerWorld:
         self.faults: deque[Fault | None] = deque()
         self.size_limit = 1 << 20
         self.metadata_wanted = True
-        self.producer_id_wanted = 0
+        self.asked: deque[TransactionRequest] = deque()
         self.next_producer_id = 7000
         self.completions: dict[SendFuture, int] = {}
         self.values: dict[SendFuture, bytes] = {}
@@ -171,8 +172,8 @@ class ProducerWorld:
         request = attempt.build(self.config.required_acks(), self.config.request_timeout_ms)
         self.in_flight[attempt.node_id].append(Exchange(attempt, request))
 
-    def ask_for_producer_id(self, request: Any) -> None:
-        self.producer_id_wanted += 1
+    def ask(self, request: TransactionRequest) -> None:
+        self.asked.append(request)
 
     def refresh_metadata(self, topics: Iterable[str]) -> None:
         self.metadata_wanted = True
@@ -200,11 +201,11 @@ class ProducerWorld:
 
     def bring_producer_id(self, error_code: int = 0) -> None:
         """The answer to InitProducerId arrives."""
-        self.producer_id_wanted -= 1
+        request = self.asked.popleft()
         answer = InitProducerIdResponse(error_code=error_code, producer_id=self.next_producer_id, producer_epoch=0)
         if not error_code:
             self.next_producer_id += 1
-        self.sender.producer_id_answered(answer, None, self.now_ms)
+        self.sender.request_answered(request, answer, None, self.now_ms)
 
     def work(self, node: int) -> bool:
         """The broker works on the oldest request that it has not answered yet; false if there is none."""
@@ -245,7 +246,7 @@ class ProducerWorld:
             self.run(elapsed_ms=50)
             if self.metadata_wanted:
                 self.bring_metadata()
-            if self.producer_id_wanted:
+            if self.asked:
                 self.bring_producer_id()
             for node in self.in_flight:
                 while self.work(node):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -56,6 +56,14 @@ class Versioned:
 
     request_class: type[Request]
     build: Callable[[int], Request]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizedFeatures:
+    """What all brokers of the cluster have agreed on (KIP-584), by name. A higher epoch is newer; -1: none told yet."""
+
+    epoch: int
+    levels: Mapping[str, int]
 
 
 class Lane:
@@ -100,6 +108,7 @@ class Cluster:
         self.metadata = Metadata()
         self.config = config
         self.connections_made = 0
+        self.features = FinalizedFeatures(-1, {})
         self._loop = loop
         self._rng = rng
         self._bootstrap = [Node(-1 - i, host, port) for i, (host, port) in enumerate(config.addresses())]
@@ -272,7 +281,7 @@ class Cluster:
         failures = 0
         while True:
             try:
-                return await self._ask_for_coordinator(key, kind, deadline_ms)
+                return await self.ask_for_coordinator(key, kind, timeout_ms=max(1, deadline_ms - self.now_ms()))
             except Retriable as error:
                 failures += 1
                 pause_ms = self._retry.pause_ms(failures)
@@ -286,16 +295,21 @@ class Cluster:
         """The broker said that it is not (or not yet) the coordinator, or cannot be reached: look again."""
         self._coordinators.pop((kind, key), None)
 
-    async def _ask_for_coordinator(self, key: str, kind: CoordinatorKind, deadline_ms: int) -> int:
+    async def ask_for_coordinator(self, key: str, kind: CoordinatorKind, *, timeout_ms: int | None = None) -> int:
+        """Look a coordinator up now, once; `find_coordinator` is for those who want it to be found.
+
+        Raises:
+            KafkaError: there is none at the moment (Retriable), or the brokers refuse.
+        """
+        timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+
         def build(version: int) -> FindCoordinatorRequest:
             if version < 4:
                 return FindCoordinatorRequest(key=key, key_type=kind.value)
             return FindCoordinatorRequest(key_type=kind.value, coordinator_keys=[key])
 
         request = Versioned(FindCoordinatorRequest, build)
-        answer = await self.send_to_any(
-            request, timeout_ms=max(1, min(deadline_ms - self.now_ms(), self.config.request_timeout_ms))
-        )
+        answer = await self.send_to_any(request, timeout_ms=min(timeout_ms, self.config.request_timeout_ms))
         found = answer.coordinators[0] if answer.coordinators else answer
         error = error_for(found.error_code, found.error_message)
         if error is not None:
@@ -439,6 +453,8 @@ class Cluster:
         reach.failures = 0
         reach.retry_at_ms = 0
         self.connections_made += 1
+        if connection.finalized_features_epoch > self.features.epoch:
+            self.features = FinalizedFeatures(connection.finalized_features_epoch, connection.finalized_features)
         channel.opening = None
         if self._closed:
             connection.close()
@@ -492,4 +508,4 @@ def _retrieve(task: asyncio.Task[Connection]) -> None:
         task.exception()
 
 
-__all__ = ["Cluster", "CoordinatorKind", "Lane", "Purpose", "TopicInterest", "Versioned"]
+__all__ = ["Cluster", "CoordinatorKind", "FinalizedFeatures", "Lane", "Purpose", "TopicInterest", "Versioned"]

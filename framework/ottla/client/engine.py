@@ -161,7 +161,7 @@ class Engine:
             NoAnswer: it took too long.
         """
         try:
-            self._refuse_where_waiting_would_block(name)
+            self.check_may_wait(name)
         except BaseException:
             coroutine.close()
             raise
@@ -232,7 +232,12 @@ class Engine:
         if duty in self._exit_duties:
             self._exit_duties.remove(duty)
 
-    def _refuse_where_waiting_would_block(self, name: str) -> None:
+    def check_may_wait(self, name: str) -> None:
+        """Refuse to wait on this thread where nothing else could go on meanwhile; `name` is the form to await.
+
+        Raises:
+            RuntimeError: it is the I/O thread, or runs an event loop.
+        """
         if self.is_io_thread:
             raise RuntimeError(
                 "this call waits for the client's I/O thread, and was made on it (in a callback): hand the work to "

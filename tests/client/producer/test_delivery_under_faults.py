@@ -50,7 +50,7 @@ class DeliveryWalk(RuleBasedStateMachine):
         self.world.bring_metadata()
         self.world.run()
 
-    @precondition(lambda self: self.world.producer_id_wanted)
+    @precondition(lambda self: self.world.asked)
     @rule(error_code=st.sampled_from([0, 0, 0, 14]))
     def bring_producer_id(self, error_code: int) -> None:
         self.world.bring_producer_id(error_code)
@@ -118,7 +118,7 @@ def answering(world: ProducerWorld, rng: random.Random) -> None:
     if rng.random() < 0.5:
         if world.metadata_wanted:
             world.bring_metadata()
-    elif world.producer_id_wanted:
+    elif world.asked:
         world.bring_producer_id(rng.choice([0, 0, 14]))
     world.run()
 

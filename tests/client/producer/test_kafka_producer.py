@@ -19,7 +19,6 @@ from ottla.embedded import EmbeddedKafka
 from ottla.errors import (
     BufferExhausted,
     ClientClosed,
-    ConfigError,
     MessageTooLarge,
     NoAnswer,
     SendError,
@@ -303,11 +302,6 @@ def test_producers_and_admin_share_an_engine(bootstrap_servers: str, new_topic: 
         assert threading.active_count() == before + 1
     assert not engine.is_closed, "a client does not close what is not its own"
     engine.close(5)
-
-
-def test_transactions_are_refused_until_they_exist() -> None:
-    with pytest.raises(ConfigError, match="transactional_id"):
-        KafkaProducer(transactional_id="t")
 
 
 def test_unfinished_sends_are_flushed_at_interpreter_exit(

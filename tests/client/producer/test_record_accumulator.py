@@ -12,8 +12,6 @@ from ottla.client.config import ProducerConfig
 from ottla.client.metadata import PartitionMetadata, TopicMetadata
 from ottla.client.producer.producer_batch import ProducerBatch
 from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
-from ottla.client.topic_partition import TopicPartition
-from ottla.errors import NotInTransaction
 from ottla_wire.records import OpenTopics, SendFuture, iter_batches
 from ottla_wire.schema import Uuid
 
@@ -308,31 +306,17 @@ def test_a_batch_is_closed_before_its_size_is_relied_on() -> None:
     assert records.accumulator.drain(1, 2000) == [second]
 
 
-def test_senders_are_refused_by_closing_the_batches_that_they_append_to() -> None:
+def test_senders_are_stopped_by_closing_the_batches_that_they_append_to() -> None:
+    """Which is how a transaction ends: what comes later asks, and is refused."""
     records = known()
     future = records.append(partition=0)
     fast = OpenTopics(records.accumulator.open_topics)
-    records.accumulator.refuse_sends(lambda: NotInTransaction("begin one"))
+    records.accumulator.end_batches()
     assert fast.send(TOPIC, b"v", None, 0) is None
-    with pytest.raises(NotInTransaction):
-        records.append(partition=0)
-    records.learn()
-    assert TOPIC not in records.accumulator.open_topics, "new metadata opens nothing"
     (batch,) = records.accumulator.drain(1, records.now_ms)
     assert list(batch.futures) == [future], "what was sent before is ready, and does not linger"
-    records.accumulator.admit_sends()
     assert records.append(partition=0) is not None
     assert fast.send(TOPIC, b"v", None, 0) is not None
-
-
-def test_who_asks_is_told_of_each_batch_that_begins() -> None:
-    records = known()
-    begun: list[TopicPartition] = []
-    records.accumulator.batch_begun = begun.append
-    for index in (0, 1, 0):
-        records.append(b"x" * 100, partition=index)
-    records.append(b"x" * 300, partition=0)
-    assert begun == [TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1), TopicPartition(TOPIC, 0)]
 
 
 @pytest.mark.slow

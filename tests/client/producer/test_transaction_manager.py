@@ -4,7 +4,9 @@ import random
 
 from ottla.client.backoff import Backoff
 from ottla.client.producer.producer_sequences import NO_PRODUCER, ProducerIdAndEpoch
-from ottla.client.producer.transaction_manager import LAST_EPOCH, State, TransactionManager
+from ottla.client.producer.transaction_manager import LAST_EPOCH, TransactionManager
+from ottla.client.producer.transaction_requests import TransactionRequest
+from ottla.client.producer.transaction_tables import TransactionState
 from ottla.errors import ClusterAuthorizationFailed, Disconnected, OutOfOrderSequenceNumber, UnknownProducerId
 from ottla_wire.messages.init_producer_id import InitProducerIdResponse
 from support.produce_model import ProducerWorld
@@ -18,9 +20,14 @@ def manager() -> TransactionManager:
 
 def ready() -> TransactionManager:
     machine = manager()
-    machine.next_request(0)
-    machine.answered(InitProducerIdResponse(producer_id=7, producer_epoch=3), 0)
+    machine.answered(asked(machine), InitProducerIdResponse(producer_id=7, producer_epoch=3), 0)
     return machine
+
+
+def asked(machine: TransactionManager, now_ms: int = 0) -> TransactionRequest:
+    request = machine.next_request(now_ms)
+    assert request is not None
+    return request
 
 
 def batch() -> object:
@@ -35,10 +42,10 @@ def batch() -> object:
 
 def test_an_id_is_asked_for_once() -> None:
     machine = manager()
-    assert machine.next_request(0) is not None
+    request = asked(machine)
     assert machine.next_request(0) is None
-    machine.answered(InitProducerIdResponse(producer_id=7, producer_epoch=3), 5)
-    assert machine.state is State.READY
+    machine.answered(request, InitProducerIdResponse(producer_id=7, producer_epoch=3), 5)
+    assert machine.state is TransactionState.READY
     assert machine.producer == ProducerIdAndEpoch(7, 3)
 
 
@@ -47,8 +54,7 @@ def test_a_retriable_error_asks_again_after_a_growing_pause() -> None:
     pauses = []
     now_ms = 0
     for _ in range(6):
-        assert machine.next_request(now_ms) is not None
-        machine.unanswered(Disconnected("gone"), now_ms)
+        machine.unanswered(asked(machine, now_ms), Disconnected("gone"), now_ms)
         deadline_ms = machine.deadline_ms()
         assert deadline_ms is not None
         assert machine.next_request(deadline_ms - 1) is None
@@ -61,9 +67,8 @@ def test_a_retriable_error_asks_again_after_a_growing_pause() -> None:
 
 def test_an_error_that_stays_is_fatal_and_is_what_sends_fail_with() -> None:
     machine = manager()
-    machine.next_request(0)
-    machine.answered(InitProducerIdResponse(error_code=31), 0)
-    assert machine.state is State.FATAL
+    machine.answered(asked(machine), InitProducerIdResponse(error_code=31), 0)
+    assert machine.state is TransactionState.FATAL
     assert isinstance(machine.error, ClusterAuthorizationFailed)
     assert machine.next_request(10**9) is None
 
@@ -98,8 +103,7 @@ def test_after_the_last_epoch_comes_a_new_id() -> None:
     machine.resolve()
     assert machine.producer == NO_PRODUCER
     assert not machine.may_send(P, first)  # type: ignore[arg-type]
-    assert machine.next_request(0) is not None
-    machine.answered(InitProducerIdResponse(producer_id=8, producer_epoch=0), 0)
+    machine.answered(asked(machine), InitProducerIdResponse(producer_id=8, producer_epoch=0), 0)
     machine.resolve()
     assert first.producer == ProducerIdAndEpoch(8, 0)  # type: ignore[attr-defined]
     assert machine.may_send(P, first)  # type: ignore[arg-type]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
+from ottla.client.engine import monotonic_ms
 from ottla.client.faces import awaited, blocking
 from ottla.client.producer.producer_core import ProducerCore, wait_for_all
+from ottla.client.producer.transactions_face import Offsets, checked_offsets
+from ottla.client.topic_partition import ConsumerGroupMetadata
 from ottla.errors import NoAnswer
 
 
@@ -37,6 +40,40 @@ class KafkaProducer(ProducerCore):
 
     partitions_for = blocking(ProducerCore.find_partitions)
 
+    def init_transactions(self, timeout: float | None = None) -> None:
+        """See `init_transactions_async`."""
+        self._wait_for("init_transactions", lambda machine: machine.init(), timeout)
+
+    def begin_transaction(self) -> None:
+        """See `begin_transaction_async`."""
+        while not self._wait_for("begin_transaction", lambda machine: machine.begin(), None):
+            pass
+
+    def send_offsets_to_transaction(
+        self, offsets: Offsets, group_metadata: ConsumerGroupMetadata, timeout: float | None = None
+    ) -> None:
+        """See `send_offsets_to_transaction_async`."""
+        wanted = checked_offsets(offsets, group_metadata)
+        self._wait_for(
+            "send_offsets_to_transaction",
+            lambda machine: machine.send_offsets(wanted, group_metadata, monotonic_ms()),
+            timeout,
+        )
+
+    def commit_transaction(
+        self,
+        timeout: float | None = None,
+        *,
+        offsets: Offsets | None = None,
+        group_metadata: ConsumerGroupMetadata | None = None,
+    ) -> None:
+        """See `commit_transaction_async`."""
+        self._wait_for("commit_transaction", self._commit(offsets, group_metadata), timeout)
+
+    def abort_transaction(self, timeout: float | None = None) -> None:
+        """See `abort_transaction_async`."""
+        self._wait_for("abort_transaction", lambda machine: machine.abort(), timeout)
+
     def close(self, timeout: float | None = None) -> None:
         """Take no more records, wait for those under way (`timeout` seconds at most), then close the connections.
 
@@ -58,6 +95,12 @@ class AsyncKafkaProducer(ProducerCore):
     flush = ProducerCore.flush_async
 
     partitions_for = awaited(ProducerCore.find_partitions)
+
+    init_transactions = ProducerCore.init_transactions_async
+    begin_transaction = ProducerCore.begin_transaction_async
+    send_offsets_to_transaction = ProducerCore.send_offsets_to_transaction_async
+    commit_transaction = ProducerCore.commit_transaction_async
+    abort_transaction = ProducerCore.abort_transaction_async
 
     async def close(self, timeout: float | None = None) -> None:
         """Take no more records, wait for those under way (`timeout` seconds at most), then close the connections."""

@@ -33,6 +33,7 @@ class ProducerBatch:
         "in_doubt",
         "is_done",
         "is_split",
+        "is_transactional",
         "jitter",
         "last_attempt_ms",
         "leader_epoch",
@@ -56,6 +57,7 @@ class ProducerBatch:
         self.in_doubt = False
         self.is_done = False
         self.is_split = False
+        self.is_transactional = False
         self.jitter = 1.0
         self.producer: ProducerIdAndEpoch = NO_PRODUCER
         self.base_sequence = NO_SEQUENCE
@@ -87,6 +89,7 @@ class ProducerBatch:
             producer_id=self.producer.producer_id,
             producer_epoch=self.producer.epoch,
             base_sequence=self.base_sequence,
+            transactional=self.is_transactional,
         )
 
     def split(self, target_bytes: int, compression: Compression, level: int | None) -> list[ProducerBatch]:
@@ -104,6 +107,7 @@ class ProducerBatch:
                 part.attempts = self.attempts
                 part.last_attempt_ms = self.last_attempt_ms
                 part.is_split = True
+                part.is_transactional = self.is_transactional
                 parts.append(part)
         for part in parts:
             part.memory_bytes = part.size_bytes

@@ -27,11 +27,12 @@ from ottla.client.producer.memory_gate import MemoryGate, Place, task_waiter, th
 from ottla.client.producer.producer_batch import BATCH_OVERHEAD_BYTES, record_size
 from ottla.client.producer.record_accumulator import RecordAccumulator
 from ottla.client.producer.sender_task import SenderTask
-from ottla.client.producer.transaction_manager import State, TransactionManager
+from ottla.client.producer.transaction_manager import TransactionManager
+from ottla.client.producer.transaction_tables import TransactionState
+from ottla.client.producer.transactions_face import TransactionMethods
 from ottla.errors import (
     BufferExhausted,
     ClientClosed,
-    ConfigError,
     IllegalTransactionState,
     MessageTooLarge,
     NoAnswer,
@@ -50,15 +51,13 @@ _numbers: Final = itertools.count(1)
 STOP_SECONDS: Final = 5.0
 
 
-class ProducerCore:
+class ProducerCore(TransactionMethods):
     """A producer, whichever face it has. Its coroutines run on any loop; those the faces wrap, on the engine's."""
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, /, *, engine: Engine | None = None, **settings: Any
     ) -> None:
         self.config = resolve(ProducerConfig, config, settings)
-        if self.config.transactional_id is not None:
-            raise ConfigError("transactional_id: transactions are not supported yet")
         self.client_id = self.config.client_id or f"ottla-producer-{next(_numbers)}"
         self._key_serializer = as_serializer(self.config.key_serializer, "key_serializer") or serialize_key
         self._value_serializer = as_serializer(self.config.value_serializer, "value_serializer") or serialize_value
@@ -68,6 +67,8 @@ class ProducerCore:
             self._transactions = TransactionManager(
                 Backoff(self.config.retry_backoff_ms, self.config.retry_backoff_max_ms, rng),
                 max_in_flight=self.config.max_in_flight_requests_per_connection,
+                transactional_id=self.config.transactional_id,
+                transaction_timeout_ms=self.config.transaction_timeout_ms,
             )
         self._lock = threading.Lock()
         self._accumulator = RecordAccumulator(self.config, rng, self._transactions, self._lock)
@@ -138,7 +139,7 @@ class ProducerCore:
             raw_key = None if key is None else self._key_bytes(topic, raw_headers, key)
             raw_value = None if value is None else self._value_bytes(topic, raw_headers, value)
         except SerializationError as error:
-            return _failed(SendFuture(topic, value, key, partition, timestamp_ms, headers), error)
+            return self._failed(SendFuture(topic, value, key, partition, timestamp_ms, headers), error)
         future = self._append(topic, raw_value, raw_key, raw_headers or None, value, key, partition, timestamp_ms)
         if future is not None:
             return future
@@ -176,20 +177,20 @@ class ProducerCore:
             refusal = MessageTooLarge(
                 f"the record for {topic!r} takes {size} bytes, above buffer_memory ({self.config.buffer_memory})"
             )
-        elif self._transactions is not None and self._transactions.state is State.FATAL:
+        elif self._transactions is not None and self._transactions.state is TransactionState.FATAL:
             refusal = self._transactions.error
         if refusal is not None:
-            return _failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), refusal)
+            return self._failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), refusal)
         try:
             future = self._append_or_wait((topic, partition, time_ms, raw_key, raw_value, raw_headers, *asked))
         except (BufferExhausted, NoAnswer) as error:
-            return _failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), error)
+            return self._failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), error)
         except (IllegalTransactionState, TransactionEnded):
             raise  # wrong use, as the two errors of `_checked` are
         except Exception as error:
             if self._closed:
                 raise
-            return _failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), error)
+            return self._failed(SendFuture(topic, value, key, partition, timestamp_ms, raw_headers), error)
         return future
 
     def _append_or_wait(self, record: tuple[Any, ...]) -> SendFuture:
@@ -226,12 +227,26 @@ class ProducerCore:
         with self._lock:
             if self._closed:
                 raise ClientClosed("the producer is closed")
+            refusal = self._transactions.check_send() if self._transactions is not None else None
+            if refusal is not None:
+                raise refusal
             if not self._gate.is_first(place):
                 return None
             future = accumulator.append(now_ms, *record)
             wake = accumulator.wakes_sender(now_ms, self._task.next_look_ms if self._task is not None else 0)
         if wake:
             self._wake()
+        return future
+
+    def _failed(self, future: SendFuture, error: BaseException | None) -> SendFuture:
+        """A record that goes nowhere; it makes the transaction fail, if it is one of a transaction's."""
+        assert error is not None
+        if self._transactions is not None and self._transactions.transactional_id is not None:
+            with self._lock:
+                self._transactions.check_send()
+                self._transactions.send_failed(error)
+            self._wake()
+        fail_futures([future], error)
         return future
 
     def _wake(self) -> None:
@@ -271,6 +286,7 @@ class ProducerCore:
         self._close_blocking(left_s)
 
     def _close_blocking(self, timeout: float | None) -> None:
+        self._end_transaction_blocking(timeout)
         left = self._begin_close()
         if left is None:
             return
@@ -281,6 +297,7 @@ class ProducerCore:
             self._engine.close()
 
     async def _close_async(self, timeout: float | None) -> None:
+        await self._end_transaction_async(timeout)
         left = self._begin_close()
         if left is None:
             return
@@ -427,12 +444,6 @@ def _bytes_of(what: str, serializer: Serializer, topic: str, headers: Headers, d
 
 def _refuse(*_: Any) -> None:
     """What `_append_plain` is where even bytes go through a serializer."""
-
-
-def _failed(future: SendFuture, error: BaseException | None) -> SendFuture:
-    assert error is not None
-    fail_futures([future], error)
-    return future
 
 
 def _in_event_loop() -> bool:

@@ -13,9 +13,9 @@ known. Until that is settled no new batch of the partition is numbered. It is se
 - nothing of the partition is under way any more: there is a gap, unless the last number was acknowledged.
 
 A gap is closed by a *restart*: the producer's epoch grows by one, and what is under way for the partition is numbered
-anew from 0. No request is needed for that (idempotent producers only; a transactional one asks its coordinator). A
-restart waits until none of the partition's batches is on the wire, and until those before the gap are settled under
-their old number: otherwise this would happen:
+anew from 0. No request is needed for that (idempotent producers only; a transactional one aborts, and has a new epoch
+afterwards, in which all partitions `start_over`). A restart waits until none of the partition's batches is on the wire,
+and until those before the gap are settled under their old number: otherwise this would happen:
 
 1. batch A is stored, but answered with NOT_ENOUGH_REPLICAS_AFTER_APPEND, and waits for its retry;
 2. batch B behind it is refused for good, and its number is missing;
@@ -186,6 +186,12 @@ class ProducerSequences:
         self._max_in_flight = max_in_flight
         self._partitions: dict[Hashable, PartitionSequences] = {}
         self._unsettled: set[Hashable] = set()  # those with something in doubt, or a restart to come
+
+    def start_over(self) -> None:
+        """A new epoch, in which every partition is numbered from 0. Nothing is under way."""
+        assert not any(state.in_flight for state in self._partitions.values()), "a batch keeps its epoch"
+        self._partitions.clear()
+        self._unsettled.clear()
 
     def of(self, partition: Hashable) -> PartitionSequences | None:
         """The state of a partition; None if nothing was sent there yet."""

@@ -13,7 +13,7 @@ chooses. Nothing here finishes a future, because callbacks may send: what is to 
 
 Senders append to open batches without the lock and without asking (`open_topics`), at any moment. So a batch is closed
 before its size or its number of records is relied on; a closed batch refuses what comes later, and that comes to
-`append`. It also means that stopping the senders is closing all open batches: `refuse_sends`.
+`append`. It also means that stopping the senders is closing all open batches: `end_batches`.
 """
 
 from __future__ import annotations
@@ -136,13 +136,11 @@ class RecordAccumulator:
         self.memory_waiters = 0
         self.flushes = 0
         self.is_closed = False
-        self.refusal: Callable[[], Exception] | None = None  # makes the error of every send, see `refuse_sends`
-        self.batch_begun: Callable[[TopicPartition], object] = _ignore
-        """Called, with the lock held, when a batch of a partition begins: transactions add the partition to theirs."""
         self.records_waiting = 0
         self._config = config
         self._rng = rng
         self._transactions = transactions
+        self._is_transactional = transactions is not None and transactions.transactional_id is not None
         self._batch_bytes = max(1, min(config.batch_size, config.max_request_size))
         self._linger_ms = min(config.linger_ms, config.delivery_timeout_ms)
         self._one_at_a_time = config.max_in_flight_requests_per_connection == 1
@@ -170,10 +168,8 @@ class RecordAccumulator:
         """Take a record in; None if `buffer_memory` has no room for it.
 
         Raises:
-            Exception: whatever the user's own partitioner raises, or what sends are refused with.
+            Exception: whatever the user's own partitioner raises.
         """
-        if self.refusal is not None:
-            raise self.refusal()
         queues = self.topics.get(topic)
         if queues is None:
             queues = self.topics[topic] = TopicQueues(topic)
@@ -270,6 +266,7 @@ class RecordAccumulator:
         assert queue.open is None
         builder = RecordBatchBuilder(self._batch_bytes, compression=self._compression, level=self._level)
         batch = ProducerBatch(queue, builder, now_ms, memory_bytes)
+        batch.is_transactional = self._is_transactional
         self.free_bytes -= memory_bytes
         self.incomplete[batch] = None
         queue.batches.append(batch)
@@ -277,7 +274,8 @@ class RecordAccumulator:
         self._due_ms = min(self._due_ms, int(now_ms + self._linger_ms) if len(queue.batches) == 1 else now_ms)
         self._active[queue] = None
         queue.topic.open_batches.begin(queue.index, builder)
-        self.batch_begun(queue.key)
+        if self._transactions is not None and self._transactions.uses(queue.key, now_ms):
+            self._due_ms = now_ms
         return batch
 
     def _end_batch(self, queue: PartitionQueue, *, was_full: bool) -> None:
@@ -338,7 +336,7 @@ class RecordAccumulator:
         What they do then is one step of `append`: take the open batch by key or the sticky one, and append to it.
         """
         own = self._config.partitioner_ignore_keys or self._config.partitioner_class is not None
-        if queues.count and not own and not self.is_closed and self.refusal is None:
+        if queues.count and not own and not self.is_closed:
             self.open_topics[queues.name] = queues.open_batches
         else:
             self.open_topics.pop(queues.name, None)
@@ -426,6 +424,8 @@ class RecordAccumulator:
         """Which nodes have something to be sent now."""
         result = Ready()
         hurry = self.flushes > 0 or self.memory_waiters > 0 or self.is_closed
+        if self._transactions is not None and self._transactions.is_ending:
+            hurry = True
         for queues in self.topics.values():
             if queues.waiting:
                 result.look_again_ms = min(result.look_again_ms, queues.waiting[0].deadline_ms)
@@ -584,23 +584,12 @@ class RecordAccumulator:
             due_ms = min(due_ms, now_ms)
         return due_ms < next_look_ms
 
-    def refuse_sends(self, refusal: Callable[[], Exception]) -> None:
-        """Take no more records until `admit_sends`: what every send is refused with is made by `refusal`.
+    def end_batches(self) -> None:
+        """Open batches take no more records: what comes later comes to `append`.
 
-        This is how a transactional producer has no send outside of a transaction, and none after an error, without a
-        question for each record: what was appended before this call is in a batch that is closed now.
+        This is how a transactional producer has no send outside of a transaction, without a question for each record:
+        what was appended before this call is in a batch that is closed now, and belongs to the transaction.
         """
-        self.refusal = refusal
-        self._stop_senders()
-
-    def admit_sends(self) -> None:
-        """Take records again."""
-        self.refusal = None
-        for queues in self.topics.values():
-            self._look_open(queues)
-
-    def _stop_senders(self) -> None:
-        self.open_topics.clear()
         for queue in self._active:
             if queue.open is not None:
                 self._end_batch(queue, was_full=False)
@@ -608,7 +597,8 @@ class RecordAccumulator:
     def close(self) -> None:
         """Take no more records: open batches end, everything is ready."""
         self.is_closed = True
-        self._stop_senders()
+        self.open_topics.clear()
+        self.end_batches()
 
     def unfinished(self) -> list[SendFuture]:
         """The futures of all records that are under way now, for a flush to wait for."""
@@ -622,9 +612,10 @@ class RecordAccumulator:
         """Whether anything waits in a queue."""
         return bool(self._active) or self.records_waiting > 0
 
-
-def _ignore(_: object) -> None:
-    pass
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether anything waits in a queue, is on the wire, or is not done."""
+        return bool(self.incomplete) or self.records_waiting > 0
 
 
 def _level(config: ProducerConfig) -> int | None:

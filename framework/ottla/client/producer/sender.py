@@ -24,11 +24,15 @@ from ottla.client.config import ProducerConfig
 from ottla.client.metadata import Metadata, Node
 from ottla.client.producer.producer_batch import ProducerBatch
 from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
-from ottla.client.producer.transaction_manager import State, TransactionManager
+from ottla.client.producer.transaction_manager import TransactionManager
+from ottla.client.producer.transaction_operation import Operation
+from ottla.client.producer.transaction_requests import TransactionRequest
+from ottla.client.producer.transaction_tables import PRODUCE_VERSIONS, TransactionState
 from ottla.errors import (
     Abortable,
     DeliveryTimedOut,
     DuplicateSequenceNumber,
+    InvalidProducerEpoch,
     InvalidRecord,
     InvalidTopic,
     KafkaError,
@@ -41,6 +45,7 @@ from ottla.errors import (
     RecordsRefused,
     Retriable,
     TopicAuthorizationFailed,
+    TransactionAborted,
     UnknownProducerId,
     UnknownTopicId,
     UnknownTopicOrPartition,
@@ -49,10 +54,13 @@ from ottla.errors import (
 )
 from ottla_wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from ottla_wire.records import SendFuture, complete_batch, fail_futures
-from ottla_wire.schema import Request, Uuid
+from ottla_wire.schema import Uuid
 
 logger = logging.getLogger("ottla.producer")
 
+
+TOPIC_IDS: Final = 13
+"""The version of Produce with topic ids in place of names."""
 
 _NOT_STORED: Final = (
     NotEnoughReplicas,
@@ -72,6 +80,8 @@ class ProduceAttempt:
     node_id: int
     batches: list[ProducerBatch]
     sent_ms: int
+    transactional_id: str | None = None
+    versions: tuple[int, int] = PRODUCE_VERSIONS
 
     def build(self, acks: int, timeout_ms: int) -> ProduceRequest:
         """The request. Topics carry name and id: each version takes the one it knows."""
@@ -83,12 +93,16 @@ class ProduceAttempt:
                 topic = TopicProduceData(name=queue.topic.name, topic_id=queue.topic.topic_id, partition_data=[])
                 topics[queue.topic.name] = topic
             topic.partition_data.append(PartitionProduceData(index=queue.index, records=batch.encode()))
-        return ProduceRequest(acks=acks, timeout_ms=timeout_ms, topic_data=list(topics.values()))
+        return ProduceRequest(
+            transactional_id=self.transactional_id, acks=acks, timeout_ms=timeout_ms, topic_data=list(topics.values())
+        )
 
     @property
-    def max_version(self) -> int | None:
-        """The highest version that can be used: without topic ids it is 12."""
-        return 12 if any(batch.queue.topic.topic_id == Uuid.ZERO for batch in self.batches) else None
+    def max_version(self) -> int:
+        """The highest version that can be used: without topic ids it is 12, in transactions of version 1 it is 11."""
+        highest = self.versions[1]
+        named = highest >= TOPIC_IDS and any(batch.queue.topic.topic_id == Uuid.ZERO for batch in self.batches)
+        return TOPIC_IDS - 1 if named else highest
 
 
 class Network(Protocol):
@@ -100,8 +114,8 @@ class Network(Protocol):
     def produce(self, attempt: ProduceAttempt) -> None:
         """Send; `Sender.answered` brings what came of it, exactly once."""
 
-    def ask_for_producer_id(self, request: Request) -> None:
-        """Send to any broker; `Sender.producer_id_answered` brings what came of it, exactly once."""
+    def ask(self, request: TransactionRequest) -> None:
+        """Send a request of the transaction manager; `Sender.request_answered` brings what came of it, exactly once."""
 
     def refresh_metadata(self, topics: Iterable[str]) -> None:
         """Ask for metadata soon; `Sender.metadata_changed` is called when it is there."""
@@ -130,6 +144,7 @@ class _Outcome:
 
     stored: list[tuple[ProducerBatch, int, int]] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
+    finished: list[Operation] = field(default_factory=list)
 
     def deliver(self) -> None:
         for batch, base_offset, log_append_time_ms in self.stored:
@@ -137,6 +152,9 @@ class _Outcome:
             complete_batch(batch.futures, queue.topic.name, queue.index, base_offset, log_append_time_ms)
         for futures, error, partition in self.failed:
             fail_futures(futures, error, partition)
+        for operation in self.finished:  # after the futures: who committed finds them done
+            for callback in operation.take_callbacks():
+                callback()
 
 
 class Sender:
@@ -158,6 +176,7 @@ class Sender:
         self._transactions = transactions
         self._acks = config.required_acks()
         self._in_flight: dict[int, set[ProduceAttempt]] = defaultdict(set)
+        self._unexplained: list[tuple[ProducerBatch, KafkaError]] = []
         self._metadata_version = -1
 
     @property
@@ -171,21 +190,23 @@ class Sender:
         """Do all that can be done now; returns when to look again at the latest, unless something happens first."""
         outcome = _Outcome()
         with self._accumulator.lock:
-            attempts, look_again_ms = self._decide(now_ms, outcome)
+            attempts, request, look_again_ms = self._decide(now_ms, outcome)
         outcome.deliver()
+        if request is not None:
+            self._network.ask(request)
         for attempt in attempts:  # compresses: without the lock
             self._network.produce(attempt)
         return look_again_ms
 
-    def _decide(self, now_ms: int, outcome: _Outcome) -> tuple[list[ProduceAttempt], int]:
+    def _decide(self, now_ms: int, outcome: _Outcome) -> tuple[list[ProduceAttempt], TransactionRequest | None, int]:
         self._take_metadata(now_ms, outcome)
-        look_again_ms = self._see_to_producer_id(now_ms, outcome)
         self._give_up_expired(now_ms, outcome)
+        request, look_again_ms = self._see_to_transactions(now_ms, outcome)
         attempts, ready_again_ms = self._drain(now_ms)
         waited_for = self._accumulator.topics_waited_for()
         if waited_for:
             self._network.refresh_metadata(waited_for)
-        return attempts, min(look_again_ms, ready_again_ms, self._next_expiry_on_wire())
+        return attempts, request, min(look_again_ms, ready_again_ms, self._next_expiry_on_wire())
 
     def _drain(self, now_ms: int) -> tuple[list[ProduceAttempt], int]:
         accumulator = self._accumulator
@@ -202,7 +223,7 @@ class Sender:
                     continue
                 batches = accumulator.drain(node_id, now_ms)
                 if batches:
-                    attempt = ProduceAttempt(node_id, batches, now_ms)
+                    attempt = self._attempt(node_id, batches, now_ms)
                     self._in_flight[node_id].add(attempt)
                     attempts.append(attempt)
                     sent = True
@@ -211,22 +232,39 @@ class Sender:
                     self._network.refresh_metadata(ready.leaderless)
                 return attempts, ready.look_again_ms
 
-    def _see_to_producer_id(self, now_ms: int, outcome: _Outcome) -> int:
+    def _attempt(self, node_id: int, batches: list[ProducerBatch], now_ms: int) -> ProduceAttempt:
         transactions = self._transactions
         if transactions is None:
-            return NEVER_MS
-        if transactions.state is State.FATAL:
+            return ProduceAttempt(node_id, batches, now_ms)
+        return ProduceAttempt(node_id, batches, now_ms, transactions.transactional_id, transactions.produce_versions)
+
+    def _see_to_transactions(self, now_ms: int, outcome: _Outcome) -> tuple[TransactionRequest | None, int]:
+        """What is to be asked for the sake of producer id and transaction, and when to look again for that."""
+        transactions = self._transactions
+        if transactions is None:
+            return None, NEVER_MS
+        transactions.resolve()
+        if self._unexplained and not transactions.asks_why:
+            self._give_up_explained(outcome)
+        if transactions.state is TransactionState.FATAL:
             assert transactions.error is not None
             self._give_up_queued(transactions.error, outcome)
-            return NEVER_MS
-        transactions.resolve()
-        if transactions.state is State.UNINITIALIZED and not self._accumulator.has_unsent:
-            return NEVER_MS  # nobody needs an id before there is something to send
-        request = transactions.next_request(now_ms)
-        if request is not None:
-            self._network.ask_for_producer_id(request)
-        deadline_ms = transactions.deadline_ms()
-        return NEVER_MS if deadline_ms is None else deadline_ms
+        elif transactions.drops_unsent:
+            self._drop_unsent(transactions.error, outcome)
+        nobody = transactions.transactional_id is None and not self._accumulator.has_unsent
+        if nobody and transactions.state is TransactionState.UNINITIALIZED:
+            return None, NEVER_MS  # nobody needs an id before there is something to send
+        unfinished = self._accumulator.has_unfinished
+        request = transactions.next_request(now_ms, unfinished=unfinished)
+        outcome.finished += transactions.take_finished()
+        deadline_ms = transactions.deadline_ms(unfinished=unfinished)
+        return request, NEVER_MS if deadline_ms is None else deadline_ms
+
+    def features_seen(self, epoch: int, transaction_version: int) -> None:
+        """A broker said which features the cluster has."""
+        if self._transactions is not None:
+            with self._accumulator.lock:
+                self._transactions.features_seen(epoch, transaction_version)
 
     # --- giving up
 
@@ -235,8 +273,8 @@ class Sender:
         for batch in self._accumulator.expired(now_ms):
             waited_ms = now_ms - batch.created_ms
             sent = f"sent {batch.attempts} times, it may be stored" if batch.attempts else "never sent"
-            error = DeliveryTimedOut(f"{batch.queue}: not acknowledged within {waited_ms} ms ({sent})")
-            self._give_up(batch, error, outcome)
+            expired = DeliveryTimedOut(f"{batch.queue}: not acknowledged within {waited_ms} ms ({sent})")
+            self._give_up(batch, expired, outcome)
         for attempts in self._in_flight.values():
             for attempt in attempts:
                 for batch in attempt.batches:
@@ -244,12 +282,14 @@ class Sender:
                         text = (
                             f"{batch.queue}: not acknowledged within {now_ms - batch.created_ms} ms; it may be stored"
                         )
+                        error = DeliveryTimedOut(text)
                         batch.is_done = True
-                        outcome.failed.append((batch.futures, DeliveryTimedOut(text), batch.queue.index))
+                        outcome.failed.append((batch.futures, error, batch.queue.index))
                         self.counters.records_failed += batch.count
+                        if self._transactions is not None:
+                            self._transactions.send_failed(error)
         for topic, futures in self._accumulator.expired_waiting(now_ms):
-            outcome.failed.append((futures, self._no_metadata(topic), -1))
-            self.counters.records_failed += len(futures)
+            self._fail_unplaced(futures, self._no_metadata(topic), outcome)
 
     def _no_metadata(self, topic: str) -> OttlaError:
         waited = f"{self._config.max_block_ms} ms"
@@ -277,15 +317,31 @@ class Sender:
             default=NEVER_MS,
         )
 
+    def _fail_unplaced(self, futures: Sequence[SendFuture], error: BaseException, outcome: _Outcome) -> None:
+        """Records that never came into a batch fail."""
+        outcome.failed.append((futures, error, -1))
+        self.counters.records_failed += len(futures)
+        if self._transactions is not None and futures:
+            self._transactions.send_failed(error)
+
     def _give_up(self, batch: ProducerBatch, error: BaseException, outcome: _Outcome) -> None:
         """A batch that is not on the wire fails for good."""
-        if self._transactions is not None and batch.has_sequence:
-            self._transactions.given_up(batch.queue.key, batch, error)
+        if self._transactions is not None:
+            if batch.has_sequence:
+                self._transactions.given_up(batch.queue.key, batch)
+            self._transactions.send_failed(error)
         if not batch.is_done:
             batch.is_done = True
             self.counters.records_failed += batch.count
             outcome.failed.append((batch.futures, error, batch.queue.index))
         self._accumulator.release(batch)
+
+    def _give_up_explained(self, outcome: _Outcome) -> None:
+        """The coordinator was asked why the epoch is over: what was refused because of it fails with the reason."""
+        assert self._transactions is not None
+        unexplained, self._unexplained = self._unexplained, []
+        for batch, error in unexplained:
+            self._give_up(batch, self._transactions.error or error, outcome)
 
     def _give_up_queued(self, error: BaseException, outcome: _Outcome) -> None:
         for batch in self._accumulator.take_all_queued():
@@ -293,11 +349,25 @@ class Sender:
         for topic in self._accumulator.topics_waited_for():
             outcome.failed.append((self._accumulator.take_waiting(topic), error, -1))
 
-    def give_up_all(self, error: BaseException) -> None:
+    def _drop_unsent(self, failure: OttlaError | None, outcome: _Outcome) -> None:
+        """The transaction is, or has to be, aborted: what was not sent will not be."""
+        if self._accumulator.has_unsent:
+            why = "" if failure is None else f", because it has failed: {failure}"
+            error = TransactionAborted(f"the record was not sent: its transaction is aborted{why}")
+            error.__cause__ = failure
+            self._give_up_queued(error, outcome)
+
+    def give_up_all(self, error: OttlaError) -> None:
         """The producer is closed without waiting any longer: everything that is under way fails."""
         outcome = _Outcome()
         with self._accumulator.lock:
             self._give_up_queued(error, outcome)
+            for batch, _ in self._unexplained:
+                self._give_up(batch, error, outcome)
+            self._unexplained.clear()
+            if self._transactions is not None and self._transactions.transactional_id is not None:
+                self._transactions.fail(error)
+                outcome.finished += self._transactions.take_finished()
             for attempts in self._in_flight.values():
                 for attempt in attempts:
                     for batch in attempt.batches:
@@ -320,22 +390,28 @@ class Sender:
             topic = self._metadata.topic(name)
             if topic is not None:
                 for future, error in self._accumulator.update_topic(topic, now_ms):
-                    outcome.failed.append(([future], error, -1))
+                    self._fail_unplaced([future], error, outcome)
                 continue
             refusal = self._metadata.topic_error(name)
             if isinstance(refusal, TopicAuthorizationFailed | InvalidTopic):
                 error = type(refusal)(f"topic {name!r}: {refusal}")
-                outcome.failed.append((self._accumulator.take_waiting(name), error, -1))
+                self._fail_unplaced(self._accumulator.take_waiting(name), error, outcome)
 
     # --- answers
 
-    def producer_id_answered(self, answer: Any, error: OttlaError | None, now_ms: int) -> None:
-        """What came of `Network.ask_for_producer_id`."""
+    def request_answered(self, request: TransactionRequest, answer: Any, error: OttlaError | None, now_ms: int) -> None:
+        """What came of `Network.ask`: an answer, or the error that took its place."""
         assert self._transactions is not None
-        if error is not None:
-            self._transactions.unanswered(error, now_ms)
-        else:
-            self._transactions.answered(answer, now_ms)
+        outcome = _Outcome()
+        with self._accumulator.lock:
+            if error is not None:
+                self._transactions.unanswered(request, error, now_ms)
+            else:
+                self._transactions.answered(request, answer, now_ms)
+            if self._unexplained and not self._transactions.asks_why:
+                self._give_up_explained(outcome)
+            outcome.finished += self._transactions.take_finished()
+        outcome.deliver()
 
     def answered(self, attempt: ProduceAttempt, answer: Any, error: OttlaError | None, now_ms: int) -> None:
         """What came of `Network.produce`: an answer, None for acks=0, or the error that took its place."""
@@ -352,6 +428,8 @@ class Sender:
                 self._take_answer(attempt, answer, now_ms, outcome)
             self.counters.requests_sent += 1
             self.counters.request_latency_ms += now_ms - attempt.sent_ms
+            if self._transactions is not None:
+                outcome.finished += self._transactions.take_finished()
         outcome.deliver()
 
     def _failed_request(self, batch: ProducerBatch, error: OttlaError, now_ms: int, outcome: _Outcome) -> None:
@@ -427,8 +505,13 @@ class Sender:
         elif isinstance(error, DuplicateSequenceNumber):
             # The broker has it, but no longer knows where: stored, without an offset.
             self._stored(batch, -1, -1, outcome)
+        elif isinstance(error, InvalidProducerEpoch) and self._asks_why(error, now_ms):
+            self._unexplained.append((batch, self._explained(batch, error)))
         else:
             self._give_up(batch, self._explained(batch, error), outcome)
+
+    def _asks_why(self, error: KafkaError, now_ms: int) -> bool:
+        return self._transactions is not None and self._transactions.doubt(error, now_ms)
 
     def _may_retry(self, batch: ProducerBatch, error: KafkaError, log_start_offset: int, now_ms: int) -> bool:
         if self._transactions is not None:
@@ -443,7 +526,8 @@ class Sender:
         """Some records made the broker refuse the whole batch (KIP-467): each future says which kind it is."""
         self._off_the_wire(batch)
         if self._transactions is not None:
-            self._transactions.given_up(batch.queue.key, batch, error)
+            self._transactions.given_up(batch.queue.key, batch)
+            self._transactions.send_failed(self._explained(batch, error))
         if not batch.is_done:
             batch.is_done = True
             self.counters.records_failed += batch.count

@@ -7,16 +7,17 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from ottla.client.cluster import Cluster, Lane, Purpose, TopicInterest
+from ottla.client.cluster import Cluster, CoordinatorKind, FinalizedFeatures, Lane, Purpose, TopicInterest
 from ottla.client.config import ProducerConfig
+from ottla.client.connection import Connection
 from ottla.client.engine import Engine
 from ottla.client.producer.producer_batch import ProducerBatch
 from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
 from ottla.client.producer.sender import ProduceAttempt, Sender
 from ottla.client.producer.transaction_manager import TransactionManager
+from ottla.client.producer.transaction_requests import TransactionRequest
 from ottla.errors import ClientClosed, NetworkError, OttlaError, UnsupportedVersion
 from ottla_wire.messages.produce import ProduceRequest
-from ottla_wire.schema import Request
 
 logger = logging.getLogger("ottla.producer")
 
@@ -43,11 +44,13 @@ class SenderTask:
         self._interest = TopicInterest()
         self._after_run = after_run
         self._cluster: Cluster = engine.cluster
+        self._transactions = transactions
         self._posted = False
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._tidy_at_ms = 0
+        self._features: FinalizedFeatures | None = None
         self.sender = Sender(config, accumulator, self._cluster.metadata, self, transactions)
 
     # --- life
@@ -92,6 +95,7 @@ class SenderTask:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._see_features()
         now_ms = self._cluster.now_ms()
         # Set before looking: a batch begun while the sender looks is seen by it, or wakes it because of this.
         self.next_look_ms = NEVER_MS
@@ -100,6 +104,13 @@ class SenderTask:
             self._tidy(now_ms)
         self.look_again_at(look_again_ms)
         self._after_run()
+
+    def _see_features(self) -> None:
+        """Tell the transaction manager of newer finalized features."""
+        features = self._cluster.features
+        if features is not self._features:
+            self._features = features
+            self.sender.features_seen(features.epoch, features.levels.get("transaction.version", 0))
 
     def _tidy(self, now_ms: int) -> None:
         """Forget topics that nothing is sent to any more, so that they are not asked for for ever."""
@@ -147,6 +158,11 @@ class SenderTask:
             if connection is None:
                 raise NetworkError(f"the connection to broker {attempt.node_id} was lost")
             version = connection.version_for(ProduceRequest, attempt.max_version)
+            if version < attempt.versions[0]:
+                raise UnsupportedVersion(
+                    f"{connection.node} has Produce up to version {version}; transactions of version 2, which the "
+                    f"cluster has finalized, need {attempt.versions[0]}"
+                )
             if version < 7 and self._config.compression_type == "zstd":
                 raise UnsupportedVersion(f"{connection.node} does not know zstd: it is older than Kafka 2.1")
             acks = self._config.required_acks()
@@ -163,46 +179,79 @@ class SenderTask:
             logger.exception("a Produce request could not be made")
             loop.call_soon(self._answered, attempt, None, UnsupportedVersion(f"it could not be sent: {error!r}"))
             return
-        answer.add_done_callback(lambda done: self._answered_by(attempt, done))
-
-    def _answered_by(self, attempt: ProduceAttempt, answer: asyncio.Future[Any]) -> None:
-        if answer.cancelled():
-            self._answered(attempt, None, NetworkError("the request was cancelled"))
-            return
-        error = answer.exception()
-        if error is None:
-            self._answered(attempt, answer.result(), None)
-        elif isinstance(error, OttlaError):
-            self._answered(attempt, None, error)
-        else:
-            self._answered(attempt, None, NetworkError(repr(error)))
+        answer.add_done_callback(lambda done: self._answered(attempt, *_outcome(done)))
 
     def _answered(self, attempt: ProduceAttempt, answer: Any, error: OttlaError | None) -> None:
         self.sender.answered(attempt, answer, error, self._cluster.now_ms())
         if self._stopped:
             self._after_run()
+        elif self._transactions is not None and self._transactions.is_ending:
+            self._run()  # EndTxn leaves in the turn in which the last answer comes
         else:
             self._schedule()
 
-    def ask_for_producer_id(self, request: Request) -> None:
-        """Ask any broker."""
+    def ask(self, request: TransactionRequest) -> None:
+        """Send a request of the transaction manager, on the coordinator's connection if that is open."""
+        if request.node_id is not None and request.message is not None:
+            connection = self._cluster.ready_connection(request.node_id, Purpose.COORDINATOR, self._lane)
+            if connection is not None:
+                try:
+                    version = _version(connection, request)
+                    answer = connection.send(request.message, version, request.timeout_ms)
+                except OttlaError as error:
+                    asyncio.get_running_loop().call_soon(self._request_answered, request, None, error)
+                    return
+                answer.add_done_callback(lambda done: self._request_answered(request, *_outcome(done)))
+                return
+        self._asking = asyncio.get_running_loop().create_task(self._ask(request), name=f"ottla {request}")
 
-        async def ask() -> None:
-            answer, error = None, None
-            try:
-                # Version 6 is for two-phase commit, which Kafka has not finished.
-                answer = await self._cluster.send_to_any(request, max_version=5)
-            except OttlaError as failure:
-                error = failure
-            self.sender.producer_id_answered(answer, error, self._cluster.now_ms())
-            self._schedule()
+    async def _ask(self, request: TransactionRequest) -> None:
+        answer, error = None, None
+        try:
+            if request.message is None:
+                assert request.coordinator is not None
+                kind, key = request.coordinator
+                answer = await self._cluster.ask_for_coordinator(key, CoordinatorKind(kind))
+            elif request.node_id is None:
+                answer = await self._cluster.send_to_any(request.message, max_version=request.versions[1])
+            else:
+                deadline_ms = self._cluster.now_ms() + (request.timeout_ms or self._config.request_timeout_ms)
+                connection = await self._cluster.connect(request.node_id, Purpose.COORDINATOR, self._lane, deadline_ms)
+                left_ms = max(1, deadline_ms - self._cluster.now_ms())
+                answer = await connection.send(request.message, _version(connection, request), left_ms)
+        except OttlaError as failure:
+            error = failure
+        self._request_answered(request, answer, error)
 
-        self._asking = asyncio.get_running_loop().create_task(ask(), name="ottla producer id")
+    def _request_answered(self, request: TransactionRequest, answer: Any, error: OttlaError | None) -> None:
+        self._see_features()
+        self.sender.request_answered(request, answer, error, self._cluster.now_ms())
+        if not self._stopped:
+            self._run()  # in this turn: what comes next waits for nothing
 
     def refresh_metadata(self, topics: Iterable[str]) -> None:
         """Ask for the producer's topics soon, those among them."""
         self._interest.topics = set(self._accumulator.topics)
         self._cluster.request_refresh(topics)
+
+
+def _version(connection: Connection, request: TransactionRequest) -> int:
+    """The highest version that both sides have, and that means what the request needs."""
+    lowest, highest = request.versions
+    version = connection.version_for(type(request.message), highest)  # type: ignore[arg-type]
+    if version < lowest:
+        raise UnsupportedVersion(f"{connection.node}: {request} needs version {lowest}, there is {version}")
+    return version
+
+
+def _outcome(answer: asyncio.Future[Any]) -> tuple[Any, OttlaError | None]:
+    """A request's answer, or the error that took its place."""
+    if answer.cancelled():
+        return None, NetworkError("the request was cancelled")
+    error = answer.exception()
+    if error is None:
+        return answer.result(), None
+    return None, error if isinstance(error, OttlaError) else NetworkError(repr(error))
 
 
 __all__ = ["ProducerBatch", "SenderTask"]

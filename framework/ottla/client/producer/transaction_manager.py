@@ -1,181 +1,755 @@
-"""TransactionManager: who the producer is to the brokers, and what an error means for its sequences. Sans-I/O.
+"""TransactionManager: who the producer is to the brokers, and what its transaction is in the middle of. Sans-I/O.
 
-Theory of operation. A producer asks any broker for an id (InitProducerId), numbers its batches with it
-(`producer_sequences`), and keeps it for its life. The states, and who moves them:
+Theory of operation. One machine, two modes. Without a transactional id it gets a producer id from any broker and keeps
+it (READY for its life). With one, the id comes from the transaction coordinator, and the states are these:
 
-    UNINITIALIZED --next_request()--> INITIALIZING --answered()--> READY
-         ^                                |  ^                       |
-         |                                |  '--- retriable error,   |
-         |                                |       after a pause      |
-         '------ epochs used up ----------+--------------------------'
-                                          '--> FATAL  (from anywhere; fail())
+    UNINITIALIZED --init--> INITIALIZING --answered--> READY --begin--> IN_TRANSACTION --commit--> COMMITTING --.
+                                ^                        ^                |        |                   |         |
+                                |                        |      a send or |        '--abort--> ABORTING|         |
+                                |                        |   offsets fail |                     ^      |         |
+                                |                        |                v                     |      |         |
+                                |                        |          ABORTABLE_ERROR ----abort---'      |         |
+                                |                        |                ^----------------------------'         |
+                                |                        '------------ EndTxn answered ----------<---------------'
+                                '--- the next epoch has to be asked for before the next transaction (v1, timed out)
 
-The machine performs nothing. `next_request` hands out what to ask, `answered` and `unanswered` bring what came of it,
-`resolve` is called before batches are drained, and `refused` decides whether a batch that a broker refused goes out
-again. FATAL is final: `error` is then what every send fails with.
+    and FATAL, from anywhere and for ever.
+
+The machine performs nothing. The application's calls (`init`, `begin`, `send_offsets`, `commit`, `abort`) move it and
+return an `Operation` to wait for; `next_request` hands out what to ask next, one request at a time, in the order of
+`RequestKind`; `answered` and `unanswered` bring what came of it; the sender tells of each batch. Operations that ended
+are handed out by `take_finished`, so that their callers are woken when no lock is held.
+
+Rules that everything rests on:
+
+- EndTxn leaves when no batch is unfinished (also none that nobody waits for any more) and all offsets are stored.
+- A commit goes on as a commit, whatever happens to its caller: a time-out changes nothing here.
+- What fails inside of a transaction, whether or not anybody looked at its future, makes its commit fail.
+- Version 1 asks the coordinator before it writes to a partition, and keeps epoch and sequences from transaction to
+  transaction. Version 2 (KIP-890) writes, and gets a new epoch with every EndTxn, with which sequences begin at 0.
+  Which of them it is changes between transactions only. After a change to 2 the next epoch is asked for first, so that
+  nothing of version 1 is taken for a part of the new transaction.
+- An epoch that is over has a reason: before it is told, the coordinator is asked for it (EXPLAIN). Timed out is not
+  fenced: after an abort the producer asks for the epoch after the one that the coordinator has, which it gets only if
+  no other instance has come in between.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from enum import Enum
-from typing import Any, Final
+from collections.abc import Hashable, Mapping
+from typing import Any, Final, cast
 
 from ottla.client.backoff import Backoff
+from ottla.client.producer import transaction_requests as requests
+from ottla.client.producer.epoch_end import EpochFate, explain_epoch_end
 from ottla.client.producer.producer_sequences import (
     NO_PRODUCER,
     ProducerIdAndEpoch,
     ProducerSequences,
     SequencedBatch,
 )
+from ottla.client.producer.transaction_operation import Operation
+from ottla.client.producer.transaction_requests import GROUP, TRANSACTION, Coordinator, TransactionRequest
+from ottla.client.producer.transaction_tables import (
+    ANY_VERSION,
+    HINTS,
+    MEMBER_IS_GONE,
+    METHODS,
+    PRODUCE_VERSIONS,
+    PRODUCE_VERSIONS_V1,
+    PRODUCE_VERSIONS_V2,
+    REQUEST_NAMES,
+    TRANSITIONS,
+    VERSIONS_V1,
+    VERSIONS_V2,
+    RequestKind,
+    TransactionState,
+    Verdict,
+    produce_verdict,
+    verdict,
+)
+from ottla.client.topic_partition import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla.errors import (
-    ClusterAuthorizationFailed,
-    InvalidProducerIdMapping,
+    CommitFailed,
+    ConcurrentTransactions,
+    IllegalTransactionState,
+    InvalidTransactionTimeout,
+    InvalidTxnState,
     KafkaError,
+    NotInTransaction,
     OttlaError,
     OutOfOrderSequenceNumber,
-    ProducerFenced,
     Retriable,
-    TransactionalIdAuthorizationFailed,
+    TransactionAborted,
     UnknownProducerId,
-    UnsupportedVersion,
     error_for,
 )
-from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 
 logger = logging.getLogger("ottla.producer")
 
 LAST_EPOCH: Final = 32_767
+CONCURRENT_PAUSE_MS: Final = 20
+"""The coordinator is still writing the markers of the transaction before: that takes milliseconds."""
+EXPLAIN_TIMEOUT_MS: Final = 3_000
+TRANSACTION_VERSION_2: Final = 2
 
-_FATAL: Final = (
-    ClusterAuthorizationFailed,
-    InvalidProducerIdMapping,
-    ProducerFenced,
-    TransactionalIdAuthorizationFailed,
-    UnsupportedVersion,
-)
+_S = TransactionState
 
+_MAKES_KNOWN: Final = frozenset({RequestKind.ADD_PARTITIONS, RequestKind.ADD_OFFSETS, RequestKind.COMMIT_OFFSETS})
+"""After these the coordinator may know of the transaction, whatever is answered."""
 
-class State(Enum):
-    """Where the producer is on its way to an id; see the picture above."""
+_OF_OPEN_TRANSACTIONS: Final = _MAKES_KNOWN
 
-    UNINITIALIZED = "uninitialized"
-    INITIALIZING = "initializing"
-    READY = "ready"
-    FATAL = "fatal"
+_GRAVITY: Final = {ruling: number for number, ruling in enumerate(Verdict)}
 
 
-_TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    State.UNINITIALIZED: frozenset({State.INITIALIZING, State.FATAL}),
-    State.INITIALIZING: frozenset({State.READY, State.UNINITIALIZED, State.FATAL}),
-    State.READY: frozenset({State.UNINITIALIZED, State.FATAL}),
-    State.FATAL: frozenset({State.FATAL}),
-}
+class _Offsets:
+    """Offsets on their way into the transaction: those that are not stored yet."""
+
+    __slots__ = ("added", "group", "operation", "pending")
+
+    def __init__(
+        self, group: ConsumerGroupMetadata, pending: dict[TopicPartition, OffsetAndMetadata], operation: Operation
+    ) -> None:
+        self.group = group
+        self.pending = pending
+        self.operation = operation
+        self.added = False
 
 
 class TransactionManager:
-    """An idempotent producer's identity and sequences.
+    """A producer's identity, its sequences, and its transactions if it has a transactional id.
 
     Args:
-        backoff: between attempts to get an id.
+        backoff: between attempts.
         max_in_flight: how many batches of a partition may be under way, at most 5.
-        transaction_timeout_ms: what an InitProducerId carries.
+        transactional_id: None: the producer is idempotent, and has no transactions.
+        transaction_timeout_ms: after this the coordinator aborts a transaction that is not ended.
     """
 
-    def __init__(self, backoff: Backoff, *, max_in_flight: int = 5, transaction_timeout_ms: int = 60_000) -> None:
-        self.state = State.UNINITIALIZED
+    def __init__(
+        self,
+        backoff: Backoff,
+        *,
+        max_in_flight: int = 5,
+        transactional_id: str | None = None,
+        transaction_timeout_ms: int = 60_000,
+    ) -> None:
+        self.state = TransactionState.UNINITIALIZED
+        self.transactional_id = transactional_id
         self.producer: ProducerIdAndEpoch = NO_PRODUCER
         self.error: OttlaError | None = None
         self.sequences = ProducerSequences(max_in_flight)
+        self.is_version_2 = False
         self._backoff = backoff
         self._transaction_timeout_ms = transaction_timeout_ms
-        self._failures = 0
-        self._retry_at_ms = 0
+        self._features = (-1, 0)  # the newest that was seen: its epoch, and the level of transaction.version
+        self._features_adopted = -1
+        self._coordinators: dict[Coordinator, int] = {}
+        self._asked: TransactionRequest | None = None
+        self._failures: dict[RequestKind, int] = {}
+        self._retry_at_ms: dict[RequestKind, int] = {}
+        self._last_refusal: OttlaError | None = None
+        self._operation: Operation | None = None  # init, commit or abort; kept until it is acknowledged
+        self._finished: list[Operation] = []
+        self._expected = NO_PRODUCER  # whose next epoch InitProducerId asks for
+        self._next_epoch_wanted = False
+        self._doubted: OttlaError | None = None
+        self._doubted_ms = 0
+        self._forget_transaction()
 
-    # --- the producer id
+    def _forget_transaction(self) -> None:
+        """There is no transaction, or a new one."""
+        self._began_ms: int | None = None  # before anything of it can be known to a broker
+        self._may_be_known = False  # whether the coordinator may have heard of it, so that it has to be ended there
+        self._ended_there = False  # the coordinator has ended it by itself
+        self._partitions: set[Hashable] = set()  # v1: those that the coordinator knows
+        self._partitions_to_add: dict[Hashable, None] = {}
+        self._offsets: list[_Offsets] = []
 
-    def next_request(self, now_ms: int) -> InitProducerIdRequest | None:
-        """What has to be asked of a broker now, or None. Each request must be `answered` or `unanswered`."""
-        if self.state is not State.UNINITIALIZED or now_ms < self._retry_at_ms:
+    # --- what the application calls
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a commit or an abort is under way: nothing lingers, and nothing new is taken."""
+        return self.state is _S.COMMITTING or self.state is _S.ABORTING
+
+    @property
+    def drops_unsent(self) -> bool:
+        """Whether batches that have not been sent will not be."""
+        return self.state is _S.ABORTABLE_ERROR or self.state is _S.ABORTING
+
+    def init(self) -> Operation:
+        """Ask the coordinator for a producer id and epoch; what an earlier instance left open is aborted there.
+
+        Raises:
+            IllegalTransactionState: it was called before.
+        """
+        joined = self._check("init_transactions")
+        if joined is not None:
+            return joined
+        self._move(_S.INITIALIZING)
+        self._expected = NO_PRODUCER
+        return self._operate("init_transactions")
+
+    def begin(self) -> Operation | None:
+        """A transaction begins, without a request; or the operation to wait for before it can.
+
+        Raises:
+            IllegalTransactionState: one is open, or the producer has no id yet.
+        """
+        self._check("begin_transaction")
+        if self.state is _S.INITIALIZING:
+            return self._operation if self._pending() else self._operate("begin_transaction")
+        self._move(_S.IN_TRANSACTION)
+        self._forget_transaction()
+        return None
+
+    def send_offsets(
+        self,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        group: ConsumerGroupMetadata,
+        now_ms: int,
+    ) -> Operation:
+        """Make a group's offsets part of the transaction.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            OttlaError: the transaction has failed: with what it failed.
+        """
+        self._check("send_offsets_to_transaction")
+        operation = Operation("send_offsets_to_transaction")
+        if not offsets:
+            operation.is_done = True
+            return operation
+        self._may_begin(now_ms)
+        self._offsets.append(_Offsets(group, dict(offsets), operation))
+        return operation
+
+    def commit(self) -> Operation:
+        """Commit once everything is stored that belongs to the transaction.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            OttlaError: the transaction has failed: with what it failed. Only an abort is possible then.
+        """
+        joined = self._check("commit_transaction")
+        if joined is not None:
+            return joined
+        self._move(_S.COMMITTING)
+        return self._operate("commit_transaction")
+
+    def abort(self) -> Operation:
+        """Abort once nothing of the transaction is on the wire any more.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            OttlaError: the producer is of no more use.
+        """
+        joined = self._check("abort_transaction")
+        if joined is not None:
+            return joined
+        failure = self.error
+        self._move(_S.ABORTING)
+        self.error = None
+        self._partitions_to_add.clear()
+        self._drop_offsets(TransactionAborted("the transaction was aborted") if failure is None else failure)
+        return self._operate("abort_transaction")
+
+    def settle(self, *, unfinished: bool) -> None:
+        """End a transaction of which no broker can know at once, without a request."""
+        if self.is_ending and not unfinished and self._asked is None and self._needs_no_end():
+            self._ended()
+
+    def abort_at_close(self) -> Operation | None:
+        """The producer is to be closed: abort what is open. Returns what to wait for, if there is anything."""
+        if self.state in (_S.IN_TRANSACTION, _S.ABORTABLE_ERROR):
+            self._operation = None  # nobody comes back for it
+            return self.abort()
+        return self._operation if self.is_ending else None
+
+    def check_send(self) -> OttlaError | None:
+        """None: a record may be sent. Otherwise what its future fails with.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+        """
+        if self.state is _S.IN_TRANSACTION or self.transactional_id is None:
+            return self.error
+        if self.state is _S.FATAL:
+            return self.error
+        if self.state is _S.ABORTABLE_ERROR:
+            refusal = TransactionAborted(f"not sent, because the transaction has failed already: {self.error}")
+            refusal.__cause__ = self.error
+            return refusal
+        self._check("send")
+        return None
+
+    def _check(self, method: str) -> Operation | None:
+        """Whether a method may be called; the operation to join if it is the same that was called before."""
+        if self.transactional_id is None:
+            raise IllegalTransactionState(f"{method}: this producer has no transactional_id, and so no transactions")
+        pending = self._pending()
+        if pending is not None and pending.method == method:
+            return pending
+        if pending is not None and self._leaves_open(pending) and method != "send":
+            raise IllegalTransactionState(
+                f"{method}: what came of {pending.method}() is not known: call {pending.method}() again, and "
+                "nothing else"
+            )
+        if self.state in METHODS[method]:
             return None
-        self._move(State.INITIALIZING)
-        return InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=self._transaction_timeout_ms)
+        if self.state is _S.FATAL or (self.state is _S.ABORTABLE_ERROR and method != "begin_transaction"):
+            assert self.error is not None
+            raise self.error.with_traceback(None)
+        inside = method in ("send", "commit_transaction", "abort_transaction", "send_offsets_to_transaction")
+        outside = self.state in (_S.UNINITIALIZED, _S.INITIALIZING, _S.READY)
+        kind = NotInTransaction if inside and outside else IllegalTransactionState
+        hint = HINTS[self.state]
+        if method == "init_transactions":
+            hint = "it was called already" + (": call begin_transaction()" if self.state is _S.READY else "")
+        failure = f" ({self.error})" if self.error is not None else ""
+        raise kind(f"{method} of transactional id {self.transactional_id!r}: {hint}{failure}")
 
-    def deadline_ms(self) -> int | None:
+    def _pending(self) -> Operation | None:
+        """The operation whose end nobody was told of yet."""
+        if self._operation is not None and self._operation.acknowledged:
+            self._operation = None
+        return self._operation
+
+    def _leaves_open(self, pending: Operation) -> bool:
+        """Whether a call whose end nobody was told of forbids every other."""
+        if self.state is _S.FATAL or pending.method == "begin_transaction":
+            return False
+        return not (pending.is_done and pending.error is not None)
+
+    def _operate(self, method: str) -> Operation:
+        self._operation = Operation(method)
+        return self._operation
+
+    def _finish(self, operation: Operation | None, error: OttlaError | None = None) -> None:
+        if operation is not None and not operation.is_done:
+            operation.is_done = True
+            operation.error = error
+            self._finished.append(operation)
+
+    def take_finished(self) -> list[Operation]:
+        """The operations that have ended since the last time: their callbacks are to be called, without the lock."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def waits_for(self, unfinished_batches: int) -> str:
+        """What an operation that does not end is waiting for, in words."""
+        if self._asked is not None:
+            return f"the answer to {self._asked}"
+        if unfinished_batches and (self.is_ending or self.state is _S.IN_TRANSACTION):
+            return f"{unfinished_batches} batches to be acknowledged"
+        if self._last_refusal is not None:
+            return f"another attempt, after {type(self._last_refusal).__name__}: {self._last_refusal}"
+        return "the I/O thread"
+
+    # --- features
+
+    def features_seen(self, epoch: int, transaction_version: int) -> None:
+        """A broker said which features are finalized; taken over between transactions, if it is newer."""
+        if epoch > self._features[0]:
+            self._features = (epoch, transaction_version)
+
+    def _adopt_features(self) -> bool:
+        """Between transactions: says whether this was the change to version 2."""
+        epoch, level = self._features
+        if epoch <= self._features_adopted:
+            return False
+        self._features_adopted = epoch
+        before = self.is_version_2
+        self.is_version_2 = level >= TRANSACTION_VERSION_2
+        return self.is_version_2 and not before
+
+    @property
+    def produce_versions(self) -> tuple[int, int]:
+        """The lowest and highest version of Produce that may be used now."""
+        if self.transactional_id is None:
+            return PRODUCE_VERSIONS
+        return PRODUCE_VERSIONS_V2 if self.is_version_2 else PRODUCE_VERSIONS_V1
+
+    # --- requests
+
+    def next_request(self, now_ms: int, *, unfinished: bool = False) -> TransactionRequest | None:
+        """What has to be asked of a broker now, or None. Each request must be `answered` or `unanswered`.
+
+        `unfinished` says whether any batch or record of the producer is not done, or still on the wire.
+        """
+        if self._asked is not None:
+            return None
+        if self._doubted is not None and now_ms - self._doubted_ms >= EXPLAIN_TIMEOUT_MS:
+            self._explained(None, now_ms)
+        self.settle(unfinished=unfinished)
+        kind, coordinator = self._next(unfinished)
+        if kind is None or now_ms < self._retry_at_ms.get(kind, 0):
+            return None
+        self._asked = self._build(kind, coordinator)
+        if kind in _MAKES_KNOWN:
+            self._may_be_known = True
+        return self._asked
+
+    def deadline_ms(self, *, unfinished: bool = False) -> int | None:
         """When `next_request` has something again, if it is waiting for that."""
-        return self._retry_at_ms if self.state is State.UNINITIALIZED else None
+        kind = None if self._asked is not None else self._next(unfinished)[0]
+        if kind is None:
+            return None
+        retry_at_ms = self._retry_at_ms.get(kind, 0)
+        return min(retry_at_ms, self._doubted_ms + EXPLAIN_TIMEOUT_MS) if self._doubted is not None else retry_at_ms
 
-    def answered(self, answer: Any, now_ms: int) -> None:
-        """The answer to InitProducerId is there."""
-        error = error_for(answer.error_code)
-        if error is not None:
-            self.unanswered(error, now_ms)
-            return
-        if self.state is State.FATAL:
-            return
-        self._failures = 0
-        self.producer = ProducerIdAndEpoch(answer.producer_id, answer.producer_epoch)
-        self._move(State.READY)
+    def _next(self, unfinished: bool) -> tuple[RequestKind | None, Coordinator | None]:
+        """What comes next, which is to look for the coordinator where that is not known."""
+        kind = self._wanted(unfinished)
+        if kind is None or self.transactional_id is None:
+            return kind, None
+        coordinator = (TRANSACTION, self.transactional_id)
+        if kind is RequestKind.COMMIT_OFFSETS:
+            coordinator = (GROUP, self._offsets[0].group.group_id)
+        return (kind if coordinator in self._coordinators else RequestKind.FIND_COORDINATOR), coordinator
 
-    def unanswered(self, error: OttlaError, now_ms: int) -> None:
-        """InitProducerId failed: it is asked again after a pause, unless that cannot help."""
-        if self.state is State.FATAL:
+    def _wanted(self, unfinished: bool) -> RequestKind | None:
+        if self._doubted is not None:
+            return RequestKind.EXPLAIN
+        if self.state is _S.INITIALIZING or (self.state is _S.UNINITIALIZED and self.transactional_id is None):
+            return RequestKind.INIT_PRODUCER_ID
+        if self.state is _S.IN_TRANSACTION or self.state is _S.COMMITTING:
+            if self._partitions_to_add:
+                return RequestKind.ADD_PARTITIONS
+            if self._offsets:
+                added = self.is_version_2 or self._offsets[0].added
+                return RequestKind.COMMIT_OFFSETS if added else RequestKind.ADD_OFFSETS
+        if self.is_ending and not unfinished:
+            return RequestKind.END
+        return None
+
+    def _needs_no_end(self) -> bool:
+        """Whether there is nothing to end, or nothing any more."""
+        if self._offsets or self._partitions_to_add:
+            return False
+        return self._ended_there or not self._may_be_known
+
+    def _build(self, kind: RequestKind, coordinator: Coordinator | None) -> TransactionRequest:
+        if kind is RequestKind.FIND_COORDINATOR:
+            return TransactionRequest(kind, coordinator=coordinator)
+        node_id = None if coordinator is None else self._coordinators[coordinator]
+        versions = (VERSIONS_V2 if self.is_version_2 else VERSIONS_V1).get(kind, ANY_VERSION)
+        timeout_ms = EXPLAIN_TIMEOUT_MS if kind is RequestKind.EXPLAIN else None
+        message, subject = self._message(kind)
+        return TransactionRequest(kind, node_id, message, versions, coordinator, subject, timeout_ms)
+
+    def _message(self, kind: RequestKind) -> tuple[Any, Any]:
+        """The request itself, and what it is about."""
+        name, producer = cast(str, self.transactional_id), self.producer
+        if kind is RequestKind.INIT_PRODUCER_ID:
+            if self.state is _S.UNINITIALIZED:
+                self._move(_S.INITIALIZING)
+            expected = self._expected
+            return requests.init_producer_id(self.transactional_id, self._transaction_timeout_ms, expected), expected
+        if kind is RequestKind.EXPLAIN:
+            return requests.explain(name), None
+        if kind is RequestKind.ADD_PARTITIONS:
+            partitions = cast(list[TopicPartition], list(self._partitions_to_add))
+            return requests.add_partitions(name, producer, partitions), partitions
+        if kind is RequestKind.END:
+            committed = self.state is _S.COMMITTING
+            return requests.end(name, producer, committed=committed), committed
+        offsets = self._offsets[0]
+        if kind is RequestKind.ADD_OFFSETS:
+            return requests.add_offsets(name, producer, offsets.group.group_id), offsets
+        return requests.commit_offsets(name, producer, offsets.group, offsets.pending), offsets
+
+    # --- answers
+
+    def answered(self, request: TransactionRequest, answer: Any, now_ms: int) -> None:
+        """The answer to a request is there; of FIND_COORDINATOR it is the coordinator's node id."""
+        assert request is self._asked, "only one request is under way"
+        kind = request.kind
+        if kind in (RequestKind.ADD_PARTITIONS, RequestKind.COMMIT_OFFSETS):
+            self._partitions_answered(request, requests.partition_errors(kind, answer), now_ms)
             return
-        if not isinstance(error, Retriable):
+        if kind is RequestKind.FIND_COORDINATOR:
+            assert request.coordinator is not None
+            self._coordinators[request.coordinator] = answer
+        elif kind is RequestKind.EXPLAIN:
+            (described,) = answer.transaction_states
+            error = error_for(described.error_code)
+            if error is not None:
+                self.unanswered(request, error, now_ms)
+                return
+            self._explained(described, now_ms)
+        else:
+            error = error_for(answer.error_code)
+            if error is not None:
+                self.unanswered(request, error, now_ms)
+                return
+            self._granted(request, answer, now_ms)
+        self._succeeded(request)
+
+    def _succeeded(self, request: TransactionRequest) -> None:
+        self._asked = None
+        self._last_refusal = None
+        self._failures.pop(request.kind, None)
+        self._retry_at_ms.pop(request.kind, None)
+
+    def _granted(self, request: TransactionRequest, answer: Any, now_ms: int) -> None:
+        if request.kind is RequestKind.INIT_PRODUCER_ID:
+            self._has_identity(ProducerIdAndEpoch(answer.producer_id, answer.producer_epoch))
+        elif request.kind is RequestKind.ADD_OFFSETS:
+            request.subject.added = True
+        elif request.kind is RequestKind.END and self.is_ending:
+            if answer.producer_id >= 0:
+                self.producer = ProducerIdAndEpoch(answer.producer_id, answer.producer_epoch)
+                self.sequences.start_over()
+            self._ended()
+
+    def _has_identity(self, producer: ProducerIdAndEpoch) -> None:
+        if self.state is not _S.INITIALIZING:
+            return  # FATAL meanwhile
+        self.producer = producer
+        self._next_epoch_wanted = False
+        if self.transactional_id is not None:
+            self.sequences.start_over()
+            self._adopt_features()
+        self._move(_S.READY)
+        self._finish(self._operation)
+
+    def _partitions_answered(
+        self, request: TransactionRequest, errors: dict[TopicPartition, KafkaError | None], now_ms: int
+    ) -> None:
+        """What became of each partition: those that are well are done with, the worst error decides."""
+        adds = request.kind is RequestKind.ADD_PARTITIONS
+        for partition, error in errors.items():
+            if error is None and adds:
+                self._partitions.add(partition)
+                self._partitions_to_add.pop(partition, None)
+            elif error is None:
+                request.subject.pending.pop(partition, None)
+        failed = {partition: error for partition, error in errors.items() if error is not None}
+        if failed:
+            partition, error = max(failed.items(), key=lambda item: _GRAVITY[verdict(request.kind, item[1])])
+            self.unanswered(request, type(error)(f"{partition}: {error}"), now_ms)
+            return
+        self._succeeded(request)
+        if not adds and request.subject in self._offsets:
+            self._offsets.remove(request.subject)
+            self._finish(request.subject.operation)
+
+    def unanswered(self, request: TransactionRequest, error: OttlaError, now_ms: int) -> None:
+        """A request was refused, or has no answer."""
+        assert request is self._asked, "only one request is under way"
+        self._asked = None
+        if self.state is _S.FATAL:
+            return
+        kind = request.kind
+        ruling = verdict(kind, error)
+        if ruling is Verdict.LOOK_UP or ruling is Verdict.RETRY:
+            self._again(request, error, ruling, now_ms)
+        elif self._doubted is not None:
+            self._explained(None, now_ms)  # nobody tells
+        elif kind is RequestKind.END and self._was_nothing_to_abort(request, error):
+            self._ended()
+        elif ruling is Verdict.DOUBT:
+            self.doubt(error, now_ms)
+        elif ruling is Verdict.REFUSE and self.transactional_id is not None and self._expected == NO_PRODUCER:
+            self._move(_S.UNINITIALIZED)
+            self._finish(self._operation, self._named(request, error))
+        elif ruling in (Verdict.ABORT, Verdict.BUMP) and self.state in (_S.IN_TRANSACTION, _S.COMMITTING):
+            self._next_epoch_wanted |= ruling is Verdict.BUMP and not self.is_version_2
+            self._fail_transaction(self._named(request, error))
+        elif kind in _OF_OPEN_TRANSACTIONS and self.state not in (_S.IN_TRANSACTION, _S.COMMITTING):
+            pass  # the transaction is being aborted anyway
+        else:
+            self.fail(self._named(request, error))
+
+    def _again(self, request: TransactionRequest, error: OttlaError, ruling: Verdict, now_ms: int) -> None:
+        kind = request.kind
+        self._last_refusal = error
+        if ruling is Verdict.LOOK_UP and request.coordinator is not None:
+            self._coordinators.pop(request.coordinator, None)
+        self._failures[kind] = self._failures.get(kind, 0) + 1
+        concurrent = isinstance(error, ConcurrentTransactions)
+        pause_ms = CONCURRENT_PAUSE_MS if concurrent else self._backoff.pause_ms(self._failures[kind])
+        self._retry_at_ms[kind] = now_ms + pause_ms
+        logger.debug("%s: %s: %s, again in %d ms", request, type(error).__name__, error, pause_ms)
+        if kind is RequestKind.INIT_PRODUCER_ID and self.transactional_id is None:
+            self._move(_S.UNINITIALIZED)
+
+    def _was_nothing_to_abort(self, request: TransactionRequest, error: OttlaError) -> bool:
+        """Version 1: the coordinator may not have heard of a transaction whose first request was not answered."""
+        return isinstance(error, InvalidTxnState) and request.subject is False and not self._partitions
+
+    def _named(self, request: TransactionRequest, error: OttlaError) -> OttlaError:
+        """The same error, saying what was asked for, and for whom."""
+        where = f"{REQUEST_NAMES[request.kind]} of transactional id {self.transactional_id!r}"
+        if self.transactional_id is None:
+            return error
+        if isinstance(error, MEMBER_IS_GONE):
+            return CommitFailed.because_of(error)
+        if isinstance(error, InvalidTransactionTimeout):
+            return InvalidTransactionTimeout(
+                f"{where}: transaction_timeout_ms is {self._transaction_timeout_ms}, above what the broker allows "
+                "(transaction.max.timeout.ms)"
+            )
+        return type(error)(f"{where}: {error}")
+
+    # --- the end of a transaction, good or bad
+
+    def _ended(self) -> None:
+        """The transaction is committed or aborted, or there was none."""
+        committed = self.state is _S.COMMITTING
+        ended_there = self._ended_there
+        self._forget_transaction()
+        self.error = None
+        upgraded = self._adopt_features()
+        if self._next_epoch_wanted or upgraded:
+            if not ended_there:
+                self._expected = self.producer
+            self._move(_S.INITIALIZING)
+        else:
+            self._move(_S.READY)
+        if committed or self.state is _S.READY:
+            self._finish(self._operation)
+
+    def send_failed(self, error: BaseException) -> None:
+        """A record of the transaction could not be sent: there is nothing left but to abort it."""
+        if produce_verdict(error) is Verdict.FATAL and isinstance(error, OttlaError):
             self.fail(error)
-            return
-        self._failures += 1
-        self._retry_at_ms = now_ms + self._backoff.pause_ms(self._failures)
-        self._move(State.UNINITIALIZED)
+        elif self.state in (_S.IN_TRANSACTION, _S.COMMITTING):
+            self._fail_transaction(error if isinstance(error, OttlaError) else TransactionAborted(repr(error)))
+
+    def _fail_transaction(self, error: OttlaError) -> None:
+        operation = self._operation if self.state is _S.COMMITTING else None
+        self._move(_S.ABORTABLE_ERROR)
+        self.error = error
+        self._partitions_to_add.clear()
+        self._drop_offsets(error)
+        self._finish(operation, error)
+
+    def _drop_offsets(self, error: OttlaError) -> None:
+        dropped, self._offsets = self._offsets, []
+        for offsets in dropped:
+            self._finish(offsets.operation, error)
 
     def fail(self, error: OttlaError) -> None:
         """Nothing can be sent any more."""
-        self._move(State.FATAL)
-        if self.error is None:
+        self._move(_S.FATAL)
+        if self.error is None or self.transactional_id is not None:
             self.error = error
+        self._doubted = None
+        self._partitions_to_add.clear()
+        self._drop_offsets(error)
+        self._finish(self._operation, error)
+
+    # --- epochs that are over
+
+    @property
+    def asks_why(self) -> bool:
+        """Whether the coordinator is asked why the epoch is over."""
+        return self._doubted is not None
+
+    def doubt(self, error: OttlaError, now_ms: int) -> bool:
+        """The epoch is said to be over. Says whether the coordinator is asked why, which `asks_why` ends with."""
+        if self.transactional_id is None or self.state is _S.FATAL or self._ended_there:
+            return False
+        if self._doubted is None:
+            self._doubted = error
+            self._doubted_ms = now_ms
+        return True
+
+    def _explained(self, described: Any, now_ms: int) -> None:
+        assert self._doubted is not None
+        refusal, self._doubted = self._doubted, None
+        end = explain_epoch_end(
+            cast(str, self.transactional_id),
+            self.producer,
+            refusal,
+            described,
+            open_ms=None if self._began_ms is None else now_ms - self._began_ms,
+            timeout_ms=self._transaction_timeout_ms,
+        )
+        logger.warning("%s: %s", self.producer, end.error)
+        asked_in_vain = self.state is _S.INITIALIZING and end.expected == self._expected
+        if end.fate is EpochFate.FENCED or asked_in_vain:
+            self.fail(end.error)
+            return
+        if end.fate is EpochFate.ENDED:
+            self._ended_there = True
+            self._next_epoch_wanted = True
+            self._expected = end.expected
+        else:
+            self._next_epoch_wanted |= not self.is_version_2
+        if self.state in (_S.IN_TRANSACTION, _S.COMMITTING):
+            self._fail_transaction(end.error)
 
     # --- batches
 
+    def uses(self, partition: Hashable, now_ms: int) -> bool:
+        """A batch is begun for a partition. Says whether a request has to leave for that, without lingering."""
+        if self.transactional_id is None:
+            return False
+        self._may_begin(now_ms)
+        if self.is_version_2 or partition in self._partitions or partition in self._partitions_to_add:
+            return False
+        self._partitions_to_add[partition] = None
+        return True
+
+    def _may_begin(self, now_ms: int) -> None:
+        if self._began_ms is None:
+            self._began_ms = now_ms
+
     def may_send(self, partition: Hashable, batch: SequencedBatch) -> bool:
         """Whether the batch at the head of a partition's queue may leave now."""
-        return self.state is State.READY and self.sequences.may_send(partition, batch, self.producer)
+        if self.transactional_id is None:
+            allowed = self.state is _S.READY
+        else:
+            allowed = (self.state is _S.IN_TRANSACTION or self.state is _S.COMMITTING) and (
+                self.is_version_2 or partition in self._partitions
+            )
+        return allowed and self.sequences.may_send(partition, batch, self.producer)
 
     def number(self, partition: Hashable, batch: SequencedBatch) -> None:
         """A batch leaves for the first time."""
+        self._may_be_known = True
         self.sequences.number(partition, batch, self.producer)
 
     def acked(self, partition: Hashable, batch: SequencedBatch, base_offset: int) -> None:
         """A batch is stored."""
         self.sequences.acked(partition, batch, base_offset)
 
-    def given_up(self, partition: Hashable, batch: SequencedBatch, error: BaseException) -> None:
-        """A batch that was sent is given up with this error."""
-        if isinstance(error, _FATAL):
-            self.fail(error)
+    def given_up(self, partition: Hashable, batch: SequencedBatch) -> None:
+        """A batch that was sent is given up: whether its numbers are used is not known."""
         self.sequences.given_up(partition, batch)
+        if self.transactional_id is not None and not self.is_version_2:
+            self._next_epoch_wanted = True
 
     def refused(self, partition: Hashable, batch: SequencedBatch, error: KafkaError, log_start_offset: int) -> bool:
         """Whether a batch that a broker refused should be sent again (time and retries permitting)."""
         if isinstance(error, OutOfOrderSequenceNumber):
-            self._out_of_order(partition, batch)
-            return True
+            missing = self._is_gap_before(partition, batch)
+            if missing and self.transactional_id is None:
+                self._restart(partition, batch, OutOfOrderSequenceNumber())
+            # Where nothing is missing, a batch before it is still to be stored, and then this one fits.
+            return self.transactional_id is None or not missing
         if isinstance(error, UnknownProducerId):
             # Only brokers before 2.4 say so: they forgot a producer with the last of its records. An unknown log
             # start (-1) is known after the next attempt.
             state = self.sequences.of(partition)
+            if self.transactional_id is not None:
+                return log_start_offset == -1
             if log_start_offset != -1 and state is not None and not state.restart_requested:
                 self._restart(partition, batch, error)
             return True
         return isinstance(error, Retriable)
 
-    def _out_of_order(self, partition: Hashable, batch: SequencedBatch) -> None:
+    def _is_gap_before(self, partition: Hashable, batch: SequencedBatch) -> bool:
         state = self.sequences.of(partition)
         if state is None or state.restart_requested:
-            return
-        if state.is_next(batch.base_sequence) or batch.base_sequence == state.unresolved_after:
-            self._restart(partition, batch, OutOfOrderSequenceNumber())
-        # Otherwise a batch before it is still to be stored, and then this one fits.
+            return False
+        return state.is_next(batch.base_sequence) or batch.base_sequence == state.unresolved_after
 
     def _restart(self, partition: Hashable, batch: SequencedBatch, error: KafkaError) -> None:
         logger.warning(
@@ -188,8 +762,12 @@ class TransactionManager:
         self.sequences.request_restart(partition, batch)
 
     def resolve(self) -> None:
-        """Settle what is in doubt, and restart the partitions for which that is due."""
-        if self.state is not State.READY:
+        """Without transactional id: settle what is in doubt, and restart the partitions for which that is due.
+
+        With one there is nothing to settle: what is in doubt has made the transaction fail, and the next one has its
+        own epoch.
+        """
+        if self.state is not _S.READY or self.transactional_id is not None:
             return
         due = self.sequences.due_for_restart()
         if not due:
@@ -197,7 +775,7 @@ class TransactionManager:
         if any(self._numbered_with(partition) == self.producer for partition in due):
             if self.producer.epoch >= LAST_EPOCH:
                 self.producer = NO_PRODUCER
-                self._move(State.UNINITIALIZED)
+                self._move(_S.UNINITIALIZED)
                 return
             self.producer = ProducerIdAndEpoch(self.producer.producer_id, self.producer.epoch + 1)
         for partition in due:
@@ -208,6 +786,6 @@ class TransactionManager:
         assert state is not None
         return state.producer
 
-    def _move(self, state: State) -> None:
-        assert state in _TRANSITIONS[self.state], f"{self.state} -> {state}"
+    def _move(self, state: TransactionState) -> None:
+        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
         self.state = state
