@@ -32,6 +32,8 @@ class FakeTransactions:
         held: questions that are answered when the test calls `answer`, if `holds`.
     """
 
+    is_settled = True
+
     def __init__(self) -> None:
         self.partitions: dict[str, set[TopicIndex]] = defaultdict(set)
         self.asked: list[Asked] = []
@@ -72,3 +74,25 @@ class FakeTransactions:
     def end(self, transactional_id: str) -> None:
         """The transaction is over, as far as the coordinator is concerned."""
         self.partitions.pop(transactional_id, None)
+
+    # what a broker does with its coordinators
+
+    is_settled = True
+
+    def settle(self, now_ms: int) -> None:
+        pass
+
+    def tick(self, now_ms: int) -> None:
+        pass
+
+    def deadline_ms(self) -> int | None:
+        return None
+
+    def settle(self, now_ms: int) -> None:
+        """There is nothing to write."""
+
+    def tick(self, now_ms: int) -> None:
+        """Nothing is ever due."""
+
+    def deadline_ms(self) -> None:
+        """Never."""

@@ -90,11 +90,14 @@ def _read(
 class _Growth:
     """What one partition of a parked fetch has gained since it was read."""
 
-    __slots__ = ("appended_before", "cap", "gained", "leader_epoch", "limit_before", "target")
+    __slots__ = ("appended_before", "cap", "gained", "hides_records", "leader_epoch", "limit_before", "target")
 
     def __init__(self, partition: Partition, limits: FetchLimits, target: FetchTarget) -> None:
         self.target = target
         self.limit_before = partition.limit(limits.replica_id, limits.isolation_level)
+        # Behind the limit (an open transaction, a lagging replica). What is appended does not say then how much becomes
+        # readable.
+        self.hides_records = partition.log.log_end_offset > self.limit_before
         self.appended_before = partition.appended_bytes
         self.leader_epoch = partition.leader_epoch
         self.cap = target.max_bytes
@@ -162,9 +165,8 @@ class DelayedFetch:
         if limit == growth.limit_before:
             return False
         gained = min(partition.appended_bytes - growth.appended_before, growth.cap)
-        # A limit may move without an append since (an acks=all write becomes visible later): then read and see.
-        if gained <= 0:
-            return True
+        if gained <= 0 or growth.hides_records:
+            return True  # read and see
         self._bytes_needed -= gained - growth.gained
         growth.gained = gained
         return self._bytes_needed <= 0

@@ -144,11 +144,6 @@ class TestChecks:
         assert [results[i].error_code for i in (0, 1)] == [TXN_ID_AUTH, TXN_ID_AUTH]
         assert api.list_offset(-1).offset == 0
 
-    def test_a_transaction_that_nobody_coordinates_is_not_opened(self, api: Any, make_batch: Any) -> None:
-        data = make_batch(b"a", producer_id=9, producer_epoch=0, base_sequence=0, transactional=True)
-        assert api.produce(data, transactional_id="tx").error_code == NOT_ENOUGH
-        assert api.list_offset(-1).offset == 0
-
 
 class TestAcks:
     def test_acks_0_has_no_answer(self, api: Any, make_batch: Any) -> None:
