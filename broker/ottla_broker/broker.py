@@ -6,20 +6,23 @@ when it has handed over what came in, and `tick` when `deadline_ms` is reached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ottla_broker import api
+from ottla_broker.context import ANONYMOUS, RequestContext
+from ottla_broker.pending import Pending
 from ottla_broker.replication.transaction_verification import TransactionVerification
 
 if TYPE_CHECKING:
-    from ottla_broker.context import RequestContext
     from ottla_broker.controller.controller import Controller
     from ottla_broker.coordinator.group_coordinator import GroupCoordinator
-    from ottla_broker.pending import Pending
+    from ottla_broker.coordinator.transaction_coordinator import TransactionCoordinator
     from ottla_broker.replication.replica_manager import ReplicaManager
     from ottla_broker.shell.config import BrokerConfig
     from ottla_broker.shell.log_directory import LogDirectory
+    from ottla_wire.messages.write_txn_markers import WriteTxnMarkersRequest, WriteTxnMarkersResponse
+
+_NO_CONNECTION: Final = 0
 
 
 class Clock(Protocol):
@@ -49,33 +52,8 @@ class AllowAll:
         """Allow it."""
 
 
-class Transactions(Protocol):
-    """What request handlers ask the transaction coordinator. While a broker has none, they answer for it."""
-
-    def partition_for(self, transactional_id: str) -> int:
-        """The partition of `__transaction_state` that keeps this id; its leader is the id's coordinator."""
-        ...
-
-    def add_partitions(
-        self,
-        transactional_id: str,
-        producer_id: int,
-        producer_epoch: int,
-        partitions: Sequence[tuple[str, int]],
-        *,
-        verify_only: bool,
-        now_ms: int,
-    ) -> Pending[dict[tuple[str, int], int]]:
-        """Add partitions to a transaction, or verify that they are part of it: an error code for each."""
-        ...
-
-    def init_producer_id(self, context: RequestContext, request: Any) -> Any:
-        """Handle InitProducerId with a transactional id; the response or a `Pending` of it."""
-        ...
-
-
 class Broker:
-    """One broker: configuration, controller, replicas, group coordinator.
+    """One broker: configuration, controller, replicas, coordinators of groups and transactions.
 
     Attributes:
         node_id: this broker's id.
@@ -90,6 +68,7 @@ class Broker:
         controller: Controller,
         replicas: ReplicaManager,
         groups: GroupCoordinator,
+        transactions: TransactionCoordinator,
         host: str,
         port: int,
         log_directory: LogDirectory | None = None,
@@ -100,7 +79,8 @@ class Broker:
         self.controller = controller
         self.replicas = replicas
         self.groups = groups
-        self.transactions: Transactions | None = None
+        self.transactions = transactions
+        self.transactions.markers.channel = LocalMarkerChannel(self)
         self.verification = TransactionVerification(
             replicas,
             clock,
@@ -125,8 +105,12 @@ class Broker:
 
         Called once after a batch of requests, so that a fetch sees the batch and not its first record.
         """
-        self.groups.settle(now_ms)
-        self.replicas.settle(now_ms)
+        while True:
+            self.groups.settle(now_ms)
+            self.transactions.settle(now_ms)
+            self.replicas.settle(now_ms)
+            if self.transactions.is_settled:  # or what was replicated just now leads on
+                return
 
     def connection_lost(self, connection_id: int) -> None:
         """A client is gone. Nobody keeps state per connection yet: what it waited for ends by its own deadline."""
@@ -142,13 +126,40 @@ class Broker:
         self.verification.tick(now_ms)
         self.replicas.tick(now_ms)
         self.groups.tick(now_ms)
+        self.transactions.tick(now_ms)
         if self.log_directory is not None:
             self.log_directory.tick(now_ms)
         self.settle(now_ms)
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        deadlines = [self.replicas.deadline_ms(), self.groups.deadline_ms(), self.verification.deadline_ms()]
+        deadlines = [
+            self.replicas.deadline_ms(),
+            self.groups.deadline_ms(),
+            self.transactions.deadline_ms(),
+            self.verification.deadline_ms(),
+        ]
         if self.log_directory is not None:
             deadlines.append(self.log_directory.deadline_ms())
         return min((at for at in deadlines if at is not None), default=None)
+
+
+class LocalMarkerChannel:
+    """The way of transaction markers to the only node there is: the handler of WriteTxnMarkers, called at once."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def send(self, node_id: int, request: WriteTxnMarkersRequest, now_ms: int) -> Pending[WriteTxnMarkersResponse]:
+        """Write the markers; whatever fails as a whole fails the Pending."""
+        broker = self._broker
+        assert node_id == broker.node_id, f"node {node_id} leads a partition, and there is only node {broker.node_id}"
+        versions = request.versions
+        context = RequestContext(
+            _NO_CONNECTION, request.api_key, versions.max, f"broker-{node_id}", broker.host, ANONYMOUS, now_ms
+        )
+        try:
+            answer = api.handler_module(request.api_key).handle(broker, context, request)
+        except Exception as error:  # noqa: BLE001 - the sender tries again, and says what it was
+            return Pending.failed(error)
+        return answer if isinstance(answer, Pending) else Pending.completed(answer)

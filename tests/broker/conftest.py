@@ -12,12 +12,18 @@ import pytest
 from ottla_broker.broker import Broker
 from ottla_broker.context import ANONYMOUS, RequestContext
 from ottla_broker.controller.controller import Controller, Registration
+from ottla_broker.controller.features import TRANSACTION_VERSION
 from ottla_broker.controller.image import Endpoint, MetadataDelta
 from ottla_broker.controller.metadata_log import MemoryMetadataLog
+from ottla_broker.controller.topic_names import TRANSACTION_STATE_TOPIC
+from ottla_broker.coordinator.transaction_config import TransactionConfig
+from ottla_broker.coordinator.transaction_coordinator import TransactionCoordinator
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import OsFiles
 from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.pending import Pending
+from ottla_broker.replication.coordinated_partitions import CoordinatedPartitions
+from ottla_broker.replication.coordinator_log import ReplicaCoordinatorLog
 from ottla_broker.replication.partition import Partition
 from ottla_broker.replication.replica_manager import ReplicaManager
 from ottla_broker.shell.config import BrokerConfig
@@ -108,6 +114,15 @@ class BrokerBench:
             rng=rng,
             max_fetch_sessions=self.config.max_incremental_fetch_session_cache_slots,
         )
+        self.transactions = TransactionCoordinator(
+            ReplicaCoordinatorLog(self.replicas, TRANSACTION_STATE_TOPIC, wall_ms=self.clock.wall_ms),
+            TransactionConfig.of(self.config),
+            new_producer_id=self.controller.producer_ids.next,
+            leader_of=lambda partition: self.controller.image.live_leader(*partition),
+            transaction_version=lambda: self.controller.image.features[TRANSACTION_VERSION],
+            wall_ms=self.clock.wall_ms,
+        )
+        self.replicas.listen(TRANSACTION_STATE_TOPIC, CoordinatedPartitions(self.transactions, self.clock))
         self.controller.on_change(self._follow)
         self.controller.load()
         self.controller.register(
@@ -120,6 +135,7 @@ class BrokerBench:
             controller=self.controller,
             replicas=self.replicas,
             groups=NoGroups(),  # type: ignore[arg-type]
+            transactions=self.transactions,
             host="bench.example",
             port=9092,
         )

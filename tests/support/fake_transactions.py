@@ -32,8 +32,6 @@ class FakeTransactions:
         held: questions that are answered when the test calls `answer`, if `holds`.
     """
 
-    is_settled = True
-
     def __init__(self) -> None:
         self.partitions: dict[str, set[TopicIndex]] = defaultdict(set)
         self.asked: list[Asked] = []
@@ -87,12 +85,3 @@ class FakeTransactions:
 
     def deadline_ms(self) -> int | None:
         return None
-
-    def settle(self, now_ms: int) -> None:
-        """There is nothing to write."""
-
-    def tick(self, now_ms: int) -> None:
-        """Nothing is ever due."""
-
-    def deadline_ms(self) -> None:
-        """Never."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ottla_wire.schema import FieldSpec, Struct, Uuid, VersionRange, WireType, fields_of
+from ottla_wire.schema import PRIVATE_TAG, FieldSpec, Struct, Uuid, VersionRange, WireType, fields_of
 from support import apache_kafka
 from support.peers import required
 
@@ -126,7 +126,7 @@ def kafka_layout(fields: list[KafkaField], version: int) -> Layout:
 
 def our_layout(cls: type[Struct], version: int) -> Layout:
     """The same of one of our classes."""
-    present = [spec for spec in fields_of(cls) if version in spec.versions]
+    present = [spec for spec in fields_of(cls) if version in spec.versions and not is_private(spec)]
     return [
         (
             spec.name,
@@ -136,6 +136,11 @@ def our_layout(cls: type[Struct], version: int) -> Layout:
         )
         for spec in _wire_order(present, version)
     ]
+
+
+def is_private(spec: FieldSpec) -> bool:
+    """Whether a field is ours and none of Kafka's: a tag that its readers pass over."""
+    return spec.tag is not None and spec.tag >= PRIVATE_TAG
 
 
 def _wire_order(fields: list[Any], version: int) -> list[Any]:

@@ -12,6 +12,7 @@ from ottla_wire.schema.types import TYPE_DEFAULT
 from support.kafka_schemas import (
     KafkaField,
     definitions,
+    is_private,
     jars,
     kafka_fields,
     kafka_layout,
@@ -127,6 +128,28 @@ def compare_fields(cls: type[Struct], fields: list[KafkaField], versions: Versio
         if inner is not None:
             assert field.fields is not None
             compare_fields(inner, field.fields, versions)
+
+
+PRIVATE = {
+    "DescribeTransactionsRequest": ["describe_epoch_end"],
+    "InitProducerIdRequest": ["fences_only"],
+    "TransactionState": ["epoch_end"],
+}
+
+
+def test_fields_that_are_no_kafkas_are_those_few_and_leave_its_bytes_alone() -> None:
+    found: dict[str, list[str]] = {}
+    for cls in message_classes():
+        private_fields(cls, found)
+    assert found == PRIVATE
+
+
+def private_fields(cls: type[Struct], found: dict[str, list[str]]) -> None:
+    for spec in fields_of(cls):
+        if is_private(spec):
+            found.setdefault(cls.__name__, []).append(spec.name)
+        if (inner := struct_of(spec)) is not None:
+            private_fields(inner, found)
 
 
 def test_every_api_key_of_kafka_has_its_name_here() -> None:

@@ -40,7 +40,7 @@ def handle(
         return FindCoordinatorResponse(coordinators=found) if batched else _single(found[0])
 
     try:
-        topic = _internal_topic(broker, request.key_type, context.api_version)
+        topic = _internal_topic(request.key_type, context.api_version)
     except KafkaError as error:
         failed = [_not_found(key, error.code, error.message) for key in keys]
         return FindCoordinatorResponse(coordinators=failed) if batched else _single(failed[0])
@@ -59,12 +59,10 @@ def error_response(request: FindCoordinatorRequest, code: int, message: str | No
     return _single(_not_found(request.key, code, message))
 
 
-def _internal_topic(broker: Broker, key_type: int, version: int) -> str:
+def _internal_topic(key_type: int, version: int) -> str:
     if key_type == _GROUP:
         return OFFSETS_TOPIC
     if key_type == _TRANSACTION:
-        if broker.transactions is None:
-            raise CoordinatorNotAvailable("transactions are not available on this broker yet")
         return TRANSACTION_STATE_TOPIC
     if key_type == _SHARE:
         if version < _SHARE_SINCE:
@@ -77,7 +75,6 @@ def _find(broker: Broker, key_type: int, key: str) -> Coordinator:
     if key_type == _GROUP:
         leader = _leader(broker, OFFSETS_TOPIC, broker.groups.partition_for(key))
     else:
-        assert broker.transactions is not None
         leader = _leader(broker, TRANSACTION_STATE_TOPIC, broker.transactions.partition_for(key))
     if leader is None:
         return _not_found(key, CoordinatorNotAvailable.code, None)

@@ -450,6 +450,16 @@ BROKER_CONFIGS: Final[dict[str, ConfigDef]] = {
         _broker("transactional.id.expiration.ms", _INT, "How long an unused transactional id is remembered."),
         _broker("transaction.max.timeout.ms", _INT, "The longest transaction timeout a producer may ask for."),
         _broker(
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+            _INT,
+            "How often transactions that have been open for too long are looked for.",
+        ),
+        _broker(
+            "transaction.remove.expired.transaction.cleanup.interval.ms",
+            _INT,
+            "How often transactional ids that are not used any more are looked for.",
+        ),
+        _broker(
             "transaction.partition.verification.enable",
             _BOOLEAN,
             "Whether writes of transactions before KIP-890 are checked with the coordinator.",

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 METADATA_VERSION: Final = "metadata.version"
 METADATA_VERSION_4_3: Final = 30
+TRANSACTION_VERSION: Final = "transaction.version"
 
 
 class Feature(NamedTuple):
@@ -24,5 +25,5 @@ class Feature(NamedTuple):
 FEATURES: Final = (
     Feature("group.version", 0, 1, 1),
     Feature(METADATA_VERSION, METADATA_VERSION_4_3, METADATA_VERSION_4_3, METADATA_VERSION_4_3),
-    Feature("transaction.version", 0, 2, 2),
+    Feature(TRANSACTION_VERSION, 0, 2, 2),
 )

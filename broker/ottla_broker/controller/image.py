@@ -173,6 +173,14 @@ class MetadataImage:
         image = self._by_name.get(topic)
         return None if image is None else image.partitions.get(index)
 
+    def live_leader(self, topic: str, index: int) -> int | None:
+        """The node that leads a partition; NO_LEADER while no live one does, None if there is no such partition."""
+        partition = self.partition(topic, index)
+        if partition is None:
+            return None
+        leader = self._brokers.get(partition.leader)
+        return leader.id if leader is not None and leader.is_active else NO_LEADER
+
     def config(self, resource: ConfigResource) -> Mapping[str, str]:
         """What was set on a resource; empty if nothing was."""
         return self._configs.get(resource, _EMPTY)

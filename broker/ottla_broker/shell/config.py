@@ -82,6 +82,8 @@ class BrokerConfig:
     producer_id_expiration_check_interval_ms: int = 600_000
     transactional_id_expiration_ms: int = 7 * _DAY_MS
     transaction_max_timeout_ms: int = 900_000
+    transaction_abort_timed_out_transaction_cleanup_interval_ms: int = 10_000
+    transaction_remove_expired_transaction_cleanup_interval_ms: int = 3_600_000
     transaction_partition_verification_enable: bool = True
     add_partitions_to_txn_retry_backoff_ms: int = 20
     add_partitions_to_txn_retry_backoff_max_ms: int = 100
@@ -204,6 +206,11 @@ _MINIMUM = {
     "log_index_interval_bytes": 0,
     "log_index_size_max_bytes": 4,
     "log_flush_interval_messages": 1,
+    "transactional_id_expiration_ms": 1,
+    "transaction_max_timeout_ms": 1,
+    "transaction_abort_timed_out_transaction_cleanup_interval_ms": 1,
+    "transaction_remove_expired_transaction_cleanup_interval_ms": 1,
+    "transaction_state_log_num_partitions": 1,
     "offsets_topic_num_partitions": 1,
     "offset_metadata_max_bytes": 0,
     "group_initial_rebalance_delay_ms": 0,

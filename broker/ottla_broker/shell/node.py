@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING
 
 from ottla_broker.broker import Broker
 from ottla_broker.controller.controller import Controller, Registration
+from ottla_broker.controller.features import TRANSACTION_VERSION
 from ottla_broker.controller.file_log import FileMetadataLog
 from ottla_broker.controller.image import ConfigResource, Endpoint, MetadataDelta, ResourceType
-from ottla_broker.controller.topic_names import OFFSETS_TOPIC
+from ottla_broker.controller.topic_names import OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC
 from ottla_broker.coordinator.group_config import GroupConfig
 from ottla_broker.coordinator.group_coordinator import GroupCoordinator
+from ottla_broker.coordinator.transaction_config import TransactionConfig
+from ottla_broker.coordinator.transaction_coordinator import TransactionCoordinator
 from ottla_broker.log.files import Files, OsFiles
+from ottla_broker.replication.coordinated_partitions import CoordinatedPartitions
 from ottla_broker.replication.coordinator_log import ReplicaCoordinatorLog
 from ottla_broker.replication.replica_manager import ReplicaManager
 from ottla_broker.shell.clock import SystemClock
@@ -125,7 +129,16 @@ class Node:
             wall_ms=clock.wall_ms,
             rng=self._rng,
         )
-        replicas.listen(OFFSETS_TOPIC, _OffsetsPartitions(groups, clock))
+        transactions = TransactionCoordinator(
+            ReplicaCoordinatorLog(replicas, TRANSACTION_STATE_TOPIC, wall_ms=clock.wall_ms),
+            TransactionConfig.of(config),
+            new_producer_id=controller.producer_ids.next,
+            leader_of=lambda partition: controller.image.live_leader(*partition),
+            transaction_version=lambda: controller.image.features.get(TRANSACTION_VERSION, 0),
+            wall_ms=clock.wall_ms,
+        )
+        replicas.listen(OFFSETS_TOPIC, CoordinatedPartitions(groups, clock))
+        replicas.listen(TRANSACTION_STATE_TOPIC, CoordinatedPartitions(transactions, clock))
         controller.on_change(_MetadataFollower(controller, replicas, groups, clock))
         controller.load()
         controller.register(
@@ -144,6 +157,7 @@ class Node:
             controller=controller,
             replicas=replicas,
             groups=groups,
+            transactions=transactions,
             log_directory=directory,
             host=self.host,
             port=self.port,
@@ -170,23 +184,6 @@ class Node:
         for topic in controller.create_topics(request).result().topics:
             if topic.error_code not in (0, _TOPIC_ALREADY_EXISTS):
                 raise BrokerStartError(f"the topic {topic.name} cannot be created: {topic.error_message}")
-
-
-class _OffsetsPartitions:
-    """Tells the group coordinator which partitions of its topic are led here."""
-
-    def __init__(self, groups: GroupCoordinator, clock: SystemClock) -> None:
-        self._groups = groups
-        self._clock = clock
-
-    def became_leader(self, index: int, leader_epoch: int) -> None:
-        self._groups.load(index, leader_epoch, self._clock.now_ms())
-
-    def resigned(self, index: int, leader_epoch: int) -> None:
-        self._groups.unload(index)
-
-    def high_watermark_moved(self, index: int, offset: int) -> None:
-        self._groups.high_watermark_moved(index, offset, self._clock.now_ms())
 
 
 class _MetadataFollower:

@@ -9,11 +9,13 @@ Versions:
     4  PRODUCER_FENCED may be answered (KIP-588)
     5  TRANSACTION_ABORTABLE may be answered (KIP-890)
     6  two-phase commit (KIP-939); unstable, not offered unless asked for
+
+Tag 10000 is ours: who asks is no producer, but wants the older ones fenced. Apache Kafka passes over it.
 """
 
 from __future__ import annotations
 
-from ottla_wire.schema import Request, Response, field, i16, i32, i64
+from ottla_wire.schema import PRIVATE_TAG, Request, Response, field, i16, i32, i64
 
 
 class InitProducerIdRequest(Request, key=22, versions="0-6", flexible="2+", latest_version_unstable=True):
@@ -25,6 +27,7 @@ class InitProducerIdRequest(Request, key=22, versions="0-6", flexible="2+", late
     producer_epoch: i16 = field("3+", default=-1)
     enable2_pc: bool = field("6+")
     keep_prepared_txn: bool = field("6+")
+    fences_only: bool = field("2+", tag=PRIVATE_TAG, ignorable=True)
 
 
 class InitProducerIdResponse(Response, key=22, versions="0-6", flexible="2+"):

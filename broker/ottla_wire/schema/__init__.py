@@ -31,6 +31,7 @@ from ottla_wire.schema.model import (
     fields_of,
 )
 from ottla_wire.schema.types import (
+    PRIVATE_TAG,
     Buffer,
     RecordData,
     Uuid,
@@ -47,6 +48,6 @@ from ottla_wire.schema.types import (
 
 __all__ = [
     "Data", "Message", "Request", "Response", "Struct", "field",
-    "Buffer", "RecordData", "Uuid", "VersionRange", "f64", "i8", "i16", "i32", "i64", "u16", "u32",
+    "PRIVATE_TAG", "Buffer", "RecordData", "Uuid", "VersionRange", "f64", "i8", "i16", "i32", "i64", "u16", "u32",
     "FieldSpec", "WireType", "fields_of",
 ]  # fmt: skip

@@ -10,6 +10,9 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What a message can be decoded from, and what a records field may hold."""
 
+PRIVATE_TAG: Final = 10_000
+"""Tags from here on are no Kafka's: fields that our clients and brokers add, and others pass over."""
+
 LATEST: Final = 0x7FFF
 """The upper end of an open range such as "9+"."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from ottla_broker.controller.records import BrokerRegistrationChangeRecord, Part
 from ottla_wire.messages.describe_cluster import DescribeClusterRequest
 from ottla_wire.messages.describe_log_dirs import DescribableLogDirTopic, DescribeLogDirsRequest
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest
-from ottla_wire.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
+from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 
-COORDINATOR_NOT_AVAILABLE, UNSUPPORTED_VERSION, INVALID_REQUEST, STORAGE_ERROR = 15, 35, 42, 56
+COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, UNSUPPORTED_VERSION, INVALID_REQUEST, STORAGE_ERROR = 15, 16, 35, 42, 56
 MISMATCHED_ENDPOINT, UNSUPPORTED_ENDPOINT = 114, 115
 GROUP, TRANSACTION, SHARE = range(3)
 
@@ -144,12 +143,13 @@ def test_where_the_topic_cannot_be_created_there_is_no_coordinator(make_admin: C
 
 
 @pytest.mark.parametrize("version", range(1, 7))
-def test_transactions_are_said_not_to_be_there_yet(admin: Any, version: int) -> None:
+def test_the_coordinator_of_a_transactional_id_is_found_at_once_and_its_topic_created(
+    make_admin: Callable[..., Any], version: int
+) -> None:
+    admin = make_admin(auto_create_topics_enable=False, transaction_state_log_num_partitions=8)
     response = admin.ask(sought(version, "orders-tx", kind=TRANSACTION), version)
-    assert found(response, version) == [(COORDINATOR_NOT_AVAILABLE, -1, "", -1)]
-    place = response.coordinators[0] if version >= 4 else response
-    assert place.error_message == "transactions are not available on this broker yet"
-    assert "__transaction_state" not in admin.image.topics_by_name
+    assert found(response, version) == [(0, 1, "bench.example", 9092)]
+    assert len(admin.image.topics_by_name["__transaction_state"].partitions) == 8
 
 
 @pytest.mark.parametrize(
@@ -158,25 +158,6 @@ def test_transactions_are_said_not_to_be_there_yet(admin: Any, version: int) -> 
 )
 def test_other_kinds_of_coordinators_are_refused(admin: Any, version: int, kind: int, code: int) -> None:
     assert found(admin.ask(sought(version, "key", kind=kind), version), version) == [(code, -1, "", -1)]
-
-
-class Transactions:
-    """A transaction coordinator that answers from a slip of paper."""
-
-    def partition_for(self, transactional_id: str) -> int:
-        return 7
-
-    def init_producer_id(self, context: Any, request: Any) -> InitProducerIdResponse:
-        return InitProducerIdResponse(producer_id=4711, producer_epoch=3)
-
-
-def test_a_transaction_coordinator_is_found_and_asked_once_there_is_one(make_admin: Callable[..., Any]) -> None:
-    admin = make_admin(transaction_state_log_num_partitions=8)
-    admin.bench.broker.transactions = Transactions()
-    assert found(admin.ask(sought(6, "orders-tx", kind=TRANSACTION), 6), 6) == [(0, 1, "bench.example", 9092)]
-    assert len(admin.image.topics_by_name["__transaction_state"].partitions) == 8
-    response = admin.ask(InitProducerIdRequest(transactional_id="orders-tx", transaction_timeout_ms=1), 5)
-    assert (response.producer_id, response.producer_epoch) == (4711, 3)
 
 
 # -- producer ids ------------------------------------------------------------------------------------------------------
@@ -201,12 +182,11 @@ def test_a_producer_that_names_its_old_id_gets_a_new_one(admin: Any) -> None:
     assert (response.error_code, response.producer_id, response.producer_epoch) == (0, 0, 0)
 
 
-def test_a_transactional_id_has_no_coordinator_to_go_to_yet_and_the_log_says_why(
-    admin: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        response = admin.ask(InitProducerIdRequest(transactional_id="orders-tx", transaction_timeout_ms=1), 5)
-    assert (response.error_code, response.producer_id) == (COORDINATOR_NOT_AVAILABLE, -1)
-    assert "transactions, which this broker does not have yet" in caplog.text
+def test_a_transactional_id_gets_its_producer_id_from_its_coordinator(admin: Any) -> None:
+    request = InitProducerIdRequest(transactional_id="orders-tx", transaction_timeout_ms=1)
+    assert admin.ask(request, 5).error_code == NOT_COORDINATOR  # nobody has asked for one, so there is none
+    admin.ask(sought(6, "orders-tx", kind=TRANSACTION), 6)
+    response = admin.ask(request, 5)
+    assert (response.error_code, response.producer_id, response.producer_epoch) == (0, 0, 0)
     response = admin.ask(InitProducerIdRequest(transactional_id="", transaction_timeout_ms=1), 5)
     assert response.error_code == INVALID_REQUEST
