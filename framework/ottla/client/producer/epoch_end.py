@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from ottla.client.producer.producer_sequences import ProducerIdAndEpoch
 from ottla.errors import (
     FenceReason,
-    InvalidProducerEpoch,
     OttlaError,
     ProducerFenced,
     TransactionAborted,
@@ -37,7 +36,7 @@ class EpochFate(Enum):
 
     ENDED = "the coordinator ended the transaction; after an abort the producer goes on"
     FENCED = "another instance has the transactional id; this one is of no more use"
-    UNEXPLAINED = "a partition knows a newer epoch, the coordinator does not; an abort puts that right"
+    UNEXPLAINED = "the coordinator has the same epoch, or does not tell"
 
 
 class EpochEnd(NamedTuple):
@@ -78,11 +77,11 @@ def explain_epoch_end(
     if described is None:
         if overdue:
             return EpochEnd(EpochFate.ENDED, _timed_out(transactional_id, open_ms, timeout_ms), after_timeout)
-        if isinstance(refusal, InvalidProducerEpoch):
+        if not isinstance(refusal, ProducerFenced):
             return EpochEnd(EpochFate.UNEXPLAINED, refusal, producer)
         return EpochEnd(EpochFate.FENCED, _fenced(transactional_id, None), producer)
     now = ProducerIdAndEpoch(described.producer_id, described.producer_epoch)
-    if now == producer and isinstance(refusal, InvalidProducerEpoch):
+    if now == producer and not isinstance(refusal, ProducerFenced):
         return EpochEnd(EpochFate.UNEXPLAINED, refusal, producer)
     if overdue and now == after_timeout and described.transaction_state in _ABORTED_STATES:
         return EpochEnd(EpochFate.ENDED, _timed_out(transactional_id, open_ms, timeout_ms), now)

@@ -16,9 +16,10 @@ it (READY for its life). With one, the id comes from the transaction coordinator
     and FATAL, from anywhere and for ever.
 
 The machine performs nothing. The application's calls (`init`, `begin`, `send_offsets`, `commit`, `abort`) move it and
-return an `Operation` to wait for; `next_request` hands out what to ask next, one request at a time, in the order of
-`RequestKind`; `answered` and `unanswered` bring what came of it; the sender tells of each batch. Operations that ended
-are handed out by `take_finished`, so that their callers are woken when no lock is held.
+return an `Operation` to wait for (`transaction_operation`); `next_request` hands out what to ask next, one request at a
+time (`coordinator_line`), in the order of `RequestKind`; `answered` and `unanswered` bring what came of it, and the
+tables say what that means (`transaction_tables`); the sender tells of each batch. Operations that ended are handed out
+by `take_finished`, so that their callers are woken when no lock is held.
 
 Rules that everything rests on:
 
@@ -42,6 +43,7 @@ from typing import Any, Final, cast
 
 from ottla.client.backoff import Backoff
 from ottla.client.producer import transaction_requests as requests
+from ottla.client.producer.coordinator_line import CoordinatorLine
 from ottla.client.producer.epoch_end import EpochFate, explain_epoch_end
 from ottla.client.producer.producer_sequences import (
     NO_PRODUCER,
@@ -49,13 +51,17 @@ from ottla.client.producer.producer_sequences import (
     ProducerSequences,
     SequencedBatch,
 )
-from ottla.client.producer.transaction_operation import Operation
-from ottla.client.producer.transaction_requests import GROUP, TRANSACTION, Coordinator, TransactionRequest
+from ottla.client.producer.transaction_operation import Calls, Operation
+from ottla.client.producer.transaction_requests import (
+    GROUP,
+    TRANSACTION,
+    Coordinator,
+    OffsetsToSend,
+    TransactionRequest,
+)
 from ottla.client.producer.transaction_tables import (
     ANY_VERSION,
-    HINTS,
     MEMBER_IS_GONE,
-    METHODS,
     PRODUCE_VERSIONS,
     PRODUCE_VERSIONS_V1,
     PRODUCE_VERSIONS_V2,
@@ -72,12 +78,10 @@ from ottla.client.producer.transaction_tables import (
 from ottla.client.topic_partition import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla.errors import (
     CommitFailed,
-    ConcurrentTransactions,
-    IllegalTransactionState,
+    InvalidProducerEpoch,
     InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaError,
-    NotInTransaction,
     OttlaError,
     OutOfOrderSequenceNumber,
     Retriable,
@@ -89,8 +93,6 @@ from ottla.errors import (
 logger = logging.getLogger("ottla.producer")
 
 LAST_EPOCH: Final = 32_767
-CONCURRENT_PAUSE_MS: Final = 20
-"""The coordinator is still writing the markers of the transaction before: that takes milliseconds."""
 EXPLAIN_TIMEOUT_MS: Final = 3_000
 TRANSACTION_VERSION_2: Final = 2
 
@@ -99,23 +101,7 @@ _S = TransactionState
 _MAKES_KNOWN: Final = frozenset({RequestKind.ADD_PARTITIONS, RequestKind.ADD_OFFSETS, RequestKind.COMMIT_OFFSETS})
 """After these the coordinator may know of the transaction, whatever is answered."""
 
-_OF_OPEN_TRANSACTIONS: Final = _MAKES_KNOWN
-
 _GRAVITY: Final = {ruling: number for number, ruling in enumerate(Verdict)}
-
-
-class _Offsets:
-    """Offsets on their way into the transaction: those that are not stored yet."""
-
-    __slots__ = ("added", "group", "operation", "pending")
-
-    def __init__(
-        self, group: ConsumerGroupMetadata, pending: dict[TopicPartition, OffsetAndMetadata], operation: Operation
-    ) -> None:
-        self.group = group
-        self.pending = pending
-        self.operation = operation
-        self.added = False
 
 
 class TransactionManager:
@@ -142,17 +128,11 @@ class TransactionManager:
         self.error: OttlaError | None = None
         self.sequences = ProducerSequences(max_in_flight)
         self.is_version_2 = False
-        self._backoff = backoff
+        self._calls = Calls(transactional_id)
+        self._line = CoordinatorLine(backoff)
         self._transaction_timeout_ms = transaction_timeout_ms
         self._features = (-1, 0)  # the newest that was seen: its epoch, and the level of transaction.version
         self._features_adopted = -1
-        self._coordinators: dict[Coordinator, int] = {}
-        self._asked: TransactionRequest | None = None
-        self._failures: dict[RequestKind, int] = {}
-        self._retry_at_ms: dict[RequestKind, int] = {}
-        self._last_refusal: OttlaError | None = None
-        self._operation: Operation | None = None  # init, commit or abort; kept until it is acknowledged
-        self._finished: list[Operation] = []
         self._expected = NO_PRODUCER  # whose next epoch InitProducerId asks for
         self._next_epoch_wanted = False
         self._doubted: OttlaError | None = None
@@ -166,7 +146,7 @@ class TransactionManager:
         self._ended_there = False  # the coordinator has ended it by itself
         self._partitions: set[Hashable] = set()  # v1: those that the coordinator knows
         self._partitions_to_add: dict[Hashable, None] = {}
-        self._offsets: list[_Offsets] = []
+        self._offsets: list[OffsetsToSend] = []
 
     # --- what the application calls
 
@@ -191,7 +171,7 @@ class TransactionManager:
             return joined
         self._move(_S.INITIALIZING)
         self._expected = NO_PRODUCER
-        return self._operate("init_transactions")
+        return self._calls.begin("init_transactions")
 
     def begin(self) -> Operation | None:
         """A transaction begins, without a request; or the operation to wait for before it can.
@@ -201,7 +181,7 @@ class TransactionManager:
         """
         self._check("begin_transaction")
         if self.state is _S.INITIALIZING:
-            return self._operation if self._pending() else self._operate("begin_transaction")
+            return self._calls.pending or self._calls.begin("begin_transaction")
         self._move(_S.IN_TRANSACTION)
         self._forget_transaction()
         return None
@@ -224,7 +204,7 @@ class TransactionManager:
             operation.is_done = True
             return operation
         self._may_begin(now_ms)
-        self._offsets.append(_Offsets(group, dict(offsets), operation))
+        self._offsets.append(OffsetsToSend(group, dict(offsets), operation))
         return operation
 
     def commit(self) -> Operation:
@@ -238,7 +218,7 @@ class TransactionManager:
         if joined is not None:
             return joined
         self._move(_S.COMMITTING)
-        return self._operate("commit_transaction")
+        return self._calls.begin("commit_transaction")
 
     def abort(self) -> Operation:
         """Abort once nothing of the transaction is on the wire any more.
@@ -255,19 +235,19 @@ class TransactionManager:
         self.error = None
         self._partitions_to_add.clear()
         self._drop_offsets(TransactionAborted("the transaction was aborted") if failure is None else failure)
-        return self._operate("abort_transaction")
+        return self._calls.begin("abort_transaction")
 
     def settle(self, *, unfinished: bool) -> None:
         """End a transaction of which no broker can know at once, without a request."""
-        if self.is_ending and not unfinished and self._asked is None and self._needs_no_end():
+        if self.is_ending and not unfinished and self._line.asked is None and self._needs_no_end():
             self._ended()
 
     def abort_at_close(self) -> Operation | None:
         """The producer is to be closed: abort what is open. Returns what to wait for, if there is anything."""
         if self.state in (_S.IN_TRANSACTION, _S.ABORTABLE_ERROR):
-            self._operation = None  # nobody comes back for it
+            self._calls.abandon()
             return self.abort()
-        return self._operation if self.is_ending else None
+        return self._calls.pending if self.is_ending else None
 
     def check_send(self) -> OttlaError | None:
         """None: a record may be sent. Otherwise what its future fails with.
@@ -287,66 +267,21 @@ class TransactionManager:
         return None
 
     def _check(self, method: str) -> Operation | None:
-        """Whether a method may be called; the operation to join if it is the same that was called before."""
-        if self.transactional_id is None:
-            raise IllegalTransactionState(f"{method}: this producer has no transactional_id, and so no transactions")
-        pending = self._pending()
-        if pending is not None and pending.method == method:
-            return pending
-        if pending is not None and self._leaves_open(pending) and method != "send":
-            raise IllegalTransactionState(
-                f"{method}: what came of {pending.method}() is not known: call {pending.method}() again, and "
-                "nothing else"
-            )
-        if self.state in METHODS[method]:
-            return None
-        if self.state is _S.FATAL or (self.state is _S.ABORTABLE_ERROR and method != "begin_transaction"):
-            assert self.error is not None
-            raise self.error.with_traceback(None)
-        inside = method in ("send", "commit_transaction", "abort_transaction", "send_offsets_to_transaction")
-        outside = self.state in (_S.UNINITIALIZED, _S.INITIALIZING, _S.READY)
-        kind = NotInTransaction if inside and outside else IllegalTransactionState
-        hint = HINTS[self.state]
-        if method == "init_transactions":
-            hint = "it was called already" + (": call begin_transaction()" if self.state is _S.READY else "")
-        failure = f" ({self.error})" if self.error is not None else ""
-        raise kind(f"{method} of transactional id {self.transactional_id!r}: {hint}{failure}")
-
-    def _pending(self) -> Operation | None:
-        """The operation whose end nobody was told of yet."""
-        if self._operation is not None and self._operation.acknowledged:
-            self._operation = None
-        return self._operation
-
-    def _leaves_open(self, pending: Operation) -> bool:
-        """Whether a call whose end nobody was told of forbids every other."""
-        if self.state is _S.FATAL or pending.method == "begin_transaction":
-            return False
-        return not (pending.is_done and pending.error is not None)
-
-    def _operate(self, method: str) -> Operation:
-        self._operation = Operation(method)
-        return self._operation
-
-    def _finish(self, operation: Operation | None, error: OttlaError | None = None) -> None:
-        if operation is not None and not operation.is_done:
-            operation.is_done = True
-            operation.error = error
-            self._finished.append(operation)
+        return self._calls.check(method, self.state, self.error)
 
     def take_finished(self) -> list[Operation]:
         """The operations that have ended since the last time: their callbacks are to be called, without the lock."""
-        finished, self._finished = self._finished, []
-        return finished
+        return self._calls.take_finished()
 
     def waits_for(self, unfinished_batches: int) -> str:
         """What an operation that does not end is waiting for, in words."""
-        if self._asked is not None:
-            return f"the answer to {self._asked}"
+        line = self._line
+        if line.asked is not None:
+            return f"the answer to {line.asked}"
         if unfinished_batches and (self.is_ending or self.state is _S.IN_TRANSACTION):
             return f"{unfinished_batches} batches to be acknowledged"
-        if self._last_refusal is not None:
-            return f"another attempt, after {type(self._last_refusal).__name__}: {self._last_refusal}"
+        if line.last_refusal is not None:
+            return f"another attempt, after {type(line.last_refusal).__name__}: {line.last_refusal}"
         return "the I/O thread"
 
     # --- features
@@ -380,25 +315,25 @@ class TransactionManager:
 
         `unfinished` says whether any batch or record of the producer is not done, or still on the wire.
         """
-        if self._asked is not None:
+        if self._line.asked is not None:
             return None
         if self._doubted is not None and now_ms - self._doubted_ms >= EXPLAIN_TIMEOUT_MS:
             self._explained(None, now_ms)
         self.settle(unfinished=unfinished)
         kind, coordinator = self._next(unfinished)
-        if kind is None or now_ms < self._retry_at_ms.get(kind, 0):
+        if kind is None or now_ms < self._line.due_ms(kind):
             return None
-        self._asked = self._build(kind, coordinator)
+        self._line.asked = self._build(kind, coordinator)
         if kind in _MAKES_KNOWN:
             self._may_be_known = True
-        return self._asked
+        return self._line.asked
 
     def deadline_ms(self, *, unfinished: bool = False) -> int | None:
         """When `next_request` has something again, if it is waiting for that."""
-        kind = None if self._asked is not None else self._next(unfinished)[0]
+        kind = None if self._line.asked is not None else self._next(unfinished)[0]
         if kind is None:
             return None
-        retry_at_ms = self._retry_at_ms.get(kind, 0)
+        retry_at_ms = self._line.due_ms(kind)
         return min(retry_at_ms, self._doubted_ms + EXPLAIN_TIMEOUT_MS) if self._doubted is not None else retry_at_ms
 
     def _next(self, unfinished: bool) -> tuple[RequestKind | None, Coordinator | None]:
@@ -409,7 +344,8 @@ class TransactionManager:
         coordinator = (TRANSACTION, self.transactional_id)
         if kind is RequestKind.COMMIT_OFFSETS:
             coordinator = (GROUP, self._offsets[0].group.group_id)
-        return (kind if coordinator in self._coordinators else RequestKind.FIND_COORDINATOR), coordinator
+        found = self._line.node_of(coordinator) is not None
+        return (kind if found else RequestKind.FIND_COORDINATOR), coordinator
 
     def _wanted(self, unfinished: bool) -> RequestKind | None:
         if self._doubted is not None:
@@ -435,7 +371,7 @@ class TransactionManager:
     def _build(self, kind: RequestKind, coordinator: Coordinator | None) -> TransactionRequest:
         if kind is RequestKind.FIND_COORDINATOR:
             return TransactionRequest(kind, coordinator=coordinator)
-        node_id = None if coordinator is None else self._coordinators[coordinator]
+        node_id = None if coordinator is None else self._line.node_of(coordinator)
         versions = (VERSIONS_V2 if self.is_version_2 else VERSIONS_V1).get(kind, ANY_VERSION)
         timeout_ms = EXPLAIN_TIMEOUT_MS if kind is RequestKind.EXPLAIN else None
         message, subject = self._message(kind)
@@ -466,14 +402,14 @@ class TransactionManager:
 
     def answered(self, request: TransactionRequest, answer: Any, now_ms: int) -> None:
         """The answer to a request is there; of FIND_COORDINATOR it is the coordinator's node id."""
-        assert request is self._asked, "only one request is under way"
+        assert request is self._line.asked, "only one request is under way"
         kind = request.kind
         if kind in (RequestKind.ADD_PARTITIONS, RequestKind.COMMIT_OFFSETS):
             self._partitions_answered(request, requests.partition_errors(kind, answer), now_ms)
             return
         if kind is RequestKind.FIND_COORDINATOR:
             assert request.coordinator is not None
-            self._coordinators[request.coordinator] = answer
+            self._line.found(request.coordinator, answer)
         elif kind is RequestKind.EXPLAIN:
             (described,) = answer.transaction_states
             error = error_for(described.error_code)
@@ -487,13 +423,7 @@ class TransactionManager:
                 self.unanswered(request, error, now_ms)
                 return
             self._granted(request, answer, now_ms)
-        self._succeeded(request)
-
-    def _succeeded(self, request: TransactionRequest) -> None:
-        self._asked = None
-        self._last_refusal = None
-        self._failures.pop(request.kind, None)
-        self._retry_at_ms.pop(request.kind, None)
+        self._line.answered(request)
 
     def _granted(self, request: TransactionRequest, answer: Any, now_ms: int) -> None:
         if request.kind is RequestKind.INIT_PRODUCER_ID:
@@ -515,7 +445,7 @@ class TransactionManager:
             self.sequences.start_over()
             self._adopt_features()
         self._move(_S.READY)
-        self._finish(self._operation)
+        self._calls.finish(self._calls.pending)
 
     def _partitions_answered(
         self, request: TransactionRequest, errors: dict[TopicPartition, KafkaError | None], now_ms: int
@@ -533,50 +463,39 @@ class TransactionManager:
             partition, error = max(failed.items(), key=lambda item: _GRAVITY[verdict(request.kind, item[1])])
             self.unanswered(request, type(error)(f"{partition}: {error}"), now_ms)
             return
-        self._succeeded(request)
+        self._line.answered(request)
         if not adds and request.subject in self._offsets:
             self._offsets.remove(request.subject)
-            self._finish(request.subject.operation)
+            self._calls.finish(request.subject.operation)
 
     def unanswered(self, request: TransactionRequest, error: OttlaError, now_ms: int) -> None:
         """A request was refused, or has no answer."""
-        assert request is self._asked, "only one request is under way"
-        self._asked = None
+        assert request is self._line.asked, "only one request is under way"
+        self._line.asked = None
         if self.state is _S.FATAL:
             return
-        kind = request.kind
-        ruling = verdict(kind, error)
+        kind, ruling = request.kind, verdict(request.kind, error)
+        is_open = self.state is _S.IN_TRANSACTION or self.state is _S.COMMITTING
         if ruling is Verdict.LOOK_UP or ruling is Verdict.RETRY:
-            self._again(request, error, ruling, now_ms)
+            self._line.again(request, error, now_ms, elsewhere=ruling is Verdict.LOOK_UP)
+            if self.transactional_id is None:
+                self._move(_S.UNINITIALIZED)
         elif self._doubted is not None:
             self._explained(None, now_ms)  # nobody tells
         elif kind is RequestKind.END and self._was_nothing_to_abort(request, error):
             self._ended()
-        elif ruling is Verdict.DOUBT:
+        elif kind in _MAKES_KNOWN and not is_open:
+            pass  # the transaction is being aborted anyway
+        elif ruling is Verdict.DOUBT and self.transactional_id is not None:
             self.doubt(error, now_ms)
         elif ruling is Verdict.REFUSE and self.transactional_id is not None and self._expected == NO_PRODUCER:
             self._move(_S.UNINITIALIZED)
-            self._finish(self._operation, self._named(request, error))
-        elif ruling in (Verdict.ABORT, Verdict.BUMP) and self.state in (_S.IN_TRANSACTION, _S.COMMITTING):
+            self._calls.finish(self._calls.pending, self._named(request, error))
+        elif is_open and (ruling is Verdict.ABORT or ruling is Verdict.BUMP):
             self._next_epoch_wanted |= ruling is Verdict.BUMP and not self.is_version_2
             self._fail_transaction(self._named(request, error))
-        elif kind in _OF_OPEN_TRANSACTIONS and self.state not in (_S.IN_TRANSACTION, _S.COMMITTING):
-            pass  # the transaction is being aborted anyway
         else:
             self.fail(self._named(request, error))
-
-    def _again(self, request: TransactionRequest, error: OttlaError, ruling: Verdict, now_ms: int) -> None:
-        kind = request.kind
-        self._last_refusal = error
-        if ruling is Verdict.LOOK_UP and request.coordinator is not None:
-            self._coordinators.pop(request.coordinator, None)
-        self._failures[kind] = self._failures.get(kind, 0) + 1
-        concurrent = isinstance(error, ConcurrentTransactions)
-        pause_ms = CONCURRENT_PAUSE_MS if concurrent else self._backoff.pause_ms(self._failures[kind])
-        self._retry_at_ms[kind] = now_ms + pause_ms
-        logger.debug("%s: %s: %s, again in %d ms", request, type(error).__name__, error, pause_ms)
-        if kind is RequestKind.INIT_PRODUCER_ID and self.transactional_id is None:
-            self._move(_S.UNINITIALIZED)
 
     def _was_nothing_to_abort(self, request: TransactionRequest, error: OttlaError) -> bool:
         """Version 1: the coordinator may not have heard of a transaction whose first request was not answered."""
@@ -612,7 +531,7 @@ class TransactionManager:
         else:
             self._move(_S.READY)
         if committed or self.state is _S.READY:
-            self._finish(self._operation)
+            self._calls.finish(self._calls.pending)
 
     def send_failed(self, error: BaseException) -> None:
         """A record of the transaction could not be sent: there is nothing left but to abort it."""
@@ -622,27 +541,28 @@ class TransactionManager:
             self._fail_transaction(error if isinstance(error, OttlaError) else TransactionAborted(repr(error)))
 
     def _fail_transaction(self, error: OttlaError) -> None:
-        operation = self._operation if self.state is _S.COMMITTING else None
+        operation = self._calls.pending if self.state is _S.COMMITTING else None
         self._move(_S.ABORTABLE_ERROR)
         self.error = error
         self._partitions_to_add.clear()
         self._drop_offsets(error)
-        self._finish(operation, error)
+        self._calls.finish(operation, error)
 
     def _drop_offsets(self, error: OttlaError) -> None:
         dropped, self._offsets = self._offsets, []
         for offsets in dropped:
-            self._finish(offsets.operation, error)
+            self._calls.finish(offsets.operation, error)
 
     def fail(self, error: OttlaError) -> None:
         """Nothing can be sent any more."""
+        if self.state is _S.FATAL:
+            return
         self._move(_S.FATAL)
-        if self.error is None or self.transactional_id is not None:
-            self.error = error
+        self.error = error
         self._doubted = None
         self._partitions_to_add.clear()
         self._drop_offsets(error)
-        self._finish(self._operation, error)
+        self._calls.finish(self._calls.pending, error)
 
     # --- epochs that are over
 
@@ -673,7 +593,9 @@ class TransactionManager:
         )
         logger.warning("%s: %s", self.producer, end.error)
         asked_in_vain = self.state is _S.INITIALIZING and end.expected == self._expected
-        if end.fate is EpochFate.FENCED or asked_in_vain:
+        # A partition that knows a newer epoch than the coordinator is put right by an abort; nothing else is.
+        beyond_help = end.fate is EpochFate.UNEXPLAINED and not isinstance(refusal, InvalidProducerEpoch)
+        if end.fate is EpochFate.FENCED or asked_in_vain or beyond_help:
             self.fail(end.error)
             return
         if end.fate is EpochFate.ENDED:
@@ -689,7 +611,7 @@ class TransactionManager:
 
     def uses(self, partition: Hashable, now_ms: int) -> bool:
         """A batch is begun for a partition. Says whether a request has to leave for that, without lingering."""
-        if self.transactional_id is None:
+        if self.state is not _S.IN_TRANSACTION and self.state is not _S.COMMITTING:
             return False
         self._may_begin(now_ms)
         if self.is_version_2 or partition in self._partitions or partition in self._partitions_to_add:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ottla.client.producer.producer_sequences import ProducerIdAndEpoch
+from ottla.client.producer.transaction_operation import Operation
 from ottla.client.producer.transaction_tables import ANY_VERSION, REQUEST_NAMES, RequestKind
 from ottla.client.topic_partition import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla.errors import KafkaError, error_for
@@ -49,6 +50,20 @@ class TransactionRequest:
     def __str__(self) -> str:
         asked = "any broker" if self.node_id is None else f"broker {self.node_id}"
         return f"{REQUEST_NAMES[self.kind]} from {asked}"
+
+
+class OffsetsToSend:
+    """Offsets on their way into a transaction: those that are not stored yet."""
+
+    __slots__ = ("added", "group", "operation", "pending")
+
+    def __init__(
+        self, group: ConsumerGroupMetadata, pending: dict[TopicPartition, OffsetAndMetadata], operation: Operation
+    ) -> None:
+        self.group = group
+        self.pending = pending
+        self.operation = operation
+        self.added = False  # v1: whether the coordinator knows that the group takes part
 
 
 def init_producer_id(transactional_id: str | None, timeout_ms: int, expected: ProducerIdAndEpoch) -> Request:

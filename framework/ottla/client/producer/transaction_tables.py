@@ -165,13 +165,14 @@ _EPOCH_OVER: Final[dict[type[OttlaError], Verdict]] = {
     # Versions from before PRODUCER_FENCED (KIP-588) call it INVALID_PRODUCER_EPOCH.
     ProducerFenced: _V.DOUBT,
     InvalidProducerEpoch: _V.DOUBT,
+    # What version 2 says to the commit of a transaction that the coordinator has aborted.
+    InvalidTxnState: _V.DOUBT,
 }
 
 _OF_THE_TRANSACTION: Final[dict[type[OttlaError], Verdict]] = {
     **_COORDINATOR_MOVED,
     **_EPOCH_OVER,
     InvalidProducerIdMapping: _V.FATAL,
-    InvalidTxnState: _V.FATAL,
     TransactionalIdAuthorizationFailed: _V.FATAL,
     TransactionAbortable: _V.ABORT,
     UnknownProducerId: _V.BUMP,
