@@ -306,6 +306,10 @@ class ProducerCore(TransactionMethods):
         if self._owns_engine:
             await asyncio.to_thread(self._engine.close)
 
+    async def close_async(self, timeout: float | None = None) -> None:
+        """`close`, awaited, on any event loop and whatever the face."""
+        await self._close_async(timeout)
+
     def _begin_close(self) -> list[SendFuture] | None:
         with self._start_lock, self._lock:
             if self._closed:
