@@ -17,7 +17,6 @@ from ottla.errors import (
     FenceReason,
     OttlaError,
     ProducerFenced,
-    TransactionAborted,
     TransactionTimedOut,
 )
 
@@ -92,19 +91,19 @@ def _told_by_broker(
     transactional_id: str, producer: ProducerIdAndEpoch, described: Any, timeout_ms: int
 ) -> EpochEnd | None:
     """What our own broker says, if it is about this epoch."""
-    end = getattr(described, "epoch_end", None)
-    if end is None or end.reason == EpochEndReason.UNKNOWN or described.producer_id != producer.producer_id:
+    if described is None or described.epoch_end.reason == EpochEndReason.UNKNOWN:
         return None
+    end = described.epoch_end
     now = ProducerIdAndEpoch(described.producer_id, described.producer_epoch)
-    if end.reason == EpochEndReason.FENCED:
-        reason = FenceReason(end.client_id, end.client_host, end.at_ms)
-        return EpochEnd(EpochFate.FENCED, _fenced(transactional_id, reason), producer)
-    if end.producer_epoch != producer.epoch:
-        return None  # a later epoch ended that way: whoever had it has fenced this one
     if end.reason == EpochEndReason.TIMED_OUT:
+        if end.producer_epoch != producer.epoch:
+            return None  # a later epoch has timed out, and whoever had it has fenced this one
         return EpochEnd(EpochFate.ENDED, _timed_out(transactional_id, None, timeout_ms), now)
-    text = f"an administrator ended the transaction of transactional id {transactional_id!r}"
-    return EpochEnd(EpochFate.ENDED, TransactionAborted(f"{text}: abort_transaction(), then try again"), now)
+    if now.producer_id == producer.producer_id and end.producer_epoch < producer.epoch:
+        return None  # that is how this producer got its own epoch
+    reason = FenceReason(end.client_id, end.client_host, end.at_ms)
+    by_administrator = end.reason == EpochEndReason.ADMIN_ABORTED
+    return EpochEnd(EpochFate.FENCED, _fenced(transactional_id, reason, by_administrator), producer)
 
 
 def _timed_out(transactional_id: str, open_ms: int | None, timeout_ms: int) -> TransactionTimedOut:
@@ -116,12 +115,13 @@ def _timed_out(transactional_id: str, open_ms: int | None, timeout_ms: int) -> T
     )
 
 
-def _fenced(transactional_id: str, reason: FenceReason | None) -> ProducerFenced:
+def _fenced(transactional_id: str, reason: FenceReason | None, by_administrator: bool = False) -> ProducerFenced:
     if reason is None:
         by = "another producer"
     else:
         when = datetime.fromtimestamp(reason.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        by = f"the producer {reason.client_id!r} on {reason.client_host}, at {when},"
+        who = "an administrator's client" if by_administrator else "the producer"
+        by = f"{who} {reason.client_id!r} on {reason.client_host}, at {when},"
     return ProducerFenced(
         f"{by} has taken over the transactional id {transactional_id!r}: no two producers may use one at the same "
         "time. Close this one",

@@ -143,7 +143,7 @@ def end(transactional_id: str, producer: ProducerIdAndEpoch, *, committed: bool)
 
 def explain(transactional_id: str) -> Request:
     """What became of the transactional id; our brokers also say why its last epoch ended."""
-    return DescribeTransactionsRequest(transactional_ids=[transactional_id])
+    return DescribeTransactionsRequest(transactional_ids=[transactional_id], describe_epoch_end=True)
 
 
 def partition_errors(kind: RequestKind, answer: Any) -> dict[TopicPartition, KafkaError | None]:
