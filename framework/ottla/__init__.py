@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ottla.producer_factory import ProducerFactory
     from ottla.send import ProducerRecord, SendFuture, SendResult, gather
     from ottla.template import KafkaTemplate
+    from ottla.transaction.blocks import Propagation, transactional
+    from ottla.transaction.context import current_transaction
+    from ottla.transaction.manager import KafkaTransactionManager
+    from ottla.transaction.transaction import Transaction
     from ottla_wire.records import ConsumerRecord
 
 __all__ = [
@@ -33,6 +37,12 @@ __all__ = [
     "SendFuture",
     "SendResult",
     "gather",
+    # transactions
+    "KafkaTransactionManager",
+    "Propagation",
+    "Transaction",
+    "current_transaction",
+    "transactional",
     # listening
     "AckMode",
     "Acknowledgment",
@@ -70,6 +80,10 @@ _HOMES = {
     "ottla.producer_factory": ("ProducerFactory",),
     "ottla.send": ("ProducerRecord", "SendFuture", "SendResult", "gather"),
     "ottla.template": ("KafkaTemplate",),
+    "ottla.transaction.blocks": ("Propagation", "transactional"),
+    "ottla.transaction.context": ("current_transaction",),
+    "ottla.transaction.manager": ("KafkaTransactionManager",),
+    "ottla.transaction.transaction": ("Transaction",),
     "ottla_wire.records": ("ConsumerRecord",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

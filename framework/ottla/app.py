@@ -39,6 +39,7 @@ from ottla.listeners.endpoint import (
     unique,
 )
 from ottla.listeners.registry import ListenerRegistry
+from ottla.names import main_module_name
 from ottla.producer_factory import ProducerFactory
 from ottla.template import KafkaTemplate
 from ottla.topics import declare_topics
@@ -96,11 +97,13 @@ class Ottla:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: LoopThread | None = None
         self._running = False
-        self._module = _main_module_name()
+        self._module = main_module_name()
         self.listeners = ListenerRegistry()
         self.producer_factory: ProducerFactory = _AppProducerFactory(self, producer)
         self.consumer_factory: ConsumerFactory = _AppConsumerFactory(self, consumer)
-        self.template = KafkaTemplate(self.producer_factory, consumer_factory=self.consumer_factory)
+        self.template = KafkaTemplate(
+            self.producer_factory, consumer_factory=self.consumer_factory, allow_non_transactional=True
+        )
         _applications.add(self)
         atexit.register(_stop_at_exit, weakref.ref(self))
 
@@ -467,6 +470,11 @@ class _AppProducerFactory(ProducerFactory):
         defaults = {"client_id": f"{app.name}-producer", "bootstrap_servers": lambda: app.bootstrap_servers}
         return {**defaults, **app.settings.producer, **super().settings()}
 
+    def default_prefix(self) -> str:
+        from ottla.transaction.slots import default_prefix
+
+        return default_prefix(self._app.name, self._app.settings.instance)
+
 
 class _AppConsumerFactory(ConsumerFactory):
     """The same for consumers."""
@@ -496,12 +504,6 @@ def _originals(source: object) -> list[ListenerEndpoint]:
     else:
         members = [source]
     return [e for member in members for e in getattr(member, "__ottla_listeners__", ())]
-
-
-def _main_module_name() -> str:
-    main = sys.modules.get("__main__")
-    path = getattr(main, "__file__", None)
-    return Path(path).stem if path else "app"
 
 
 async def _called(hook: Callable[[], Any]) -> None:

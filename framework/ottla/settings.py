@@ -1,6 +1,6 @@
 """Settings of an application: arguments, then environment variables, then a file. Read only when an application starts.
 
-`OTTLA_BOOTSTRAP_SERVERS`, `OTTLA_DATA`, `OTTLA_GROUP`, `OTTLA_NAME`; client settings as
+`OTTLA_BOOTSTRAP_SERVERS`, `OTTLA_DATA`, `OTTLA_GROUP`, `OTTLA_INSTANCE`, `OTTLA_NAME`; client settings as
 `OTTLA_PRODUCER__LINGER_MS=20` or `OTTLA_CONSUMER__MAX_POLL_RECORDS=100`. The file is `ottla.toml`, or what
 `OTTLA_SETTINGS` names, with the same names: `bootstrap_servers = "..."`, `[producer]`, `[consumer]`.
 """
@@ -19,7 +19,14 @@ from ottla.errors import ConfigError
 
 _PREFIX = "OTTLA_"
 # Read elsewhere, or by tests; not fields of the settings.
-_OTHER_VARIABLES = {"OTTLA_SETTINGS", "OTTLA_PURE", "OTTLA_REQUIRE", "OTTLA_KAFKA_JARS", "OTTLA_KAFKA_CACHE"}
+_OTHER_VARIABLES = {
+    "OTTLA_SETTINGS",
+    "OTTLA_STATE_DIR",
+    "OTTLA_PURE",
+    "OTTLA_REQUIRE",
+    "OTTLA_KAFKA_JARS",
+    "OTTLA_KAFKA_CACHE",
+}
 
 
 class OttlaSettings(BaseSettings):
@@ -31,6 +38,7 @@ class OttlaSettings(BaseSettings):
     name: str | None = None
     data: Path | None = None
     group: str | None = None
+    instance: str | None = None
     producer: dict[str, Any] = Field(default_factory=dict)
     consumer: dict[str, Any] = Field(default_factory=dict)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from ottla.client import KafkaConsumer, KafkaProducer, TopicPartition
 from ottla.consumer_factory import ConsumerFactory
-from ottla.errors import ConfigError
+from ottla.errors import ConfigError, NotInTransaction
 from ottla.producer_factory import ProducerFactory
 from ottla.send import ProducerRecord, SendFuture, SendResult
+from ottla.transaction.blocks import Propagation, TransactionBlock
+from ottla.transaction.context import current_frame, transaction_of
 from ottla_wire.records import ConsumerRecord
 
 Headers = Mapping[str, bytes | str | None] | Sequence[tuple[str, bytes | str | None]]
@@ -22,6 +24,9 @@ class KafkaTemplate:
     Args:
         producer_factory: whose producer the template sends through.
         default_topic: where `send_default` sends to.
+        transaction_id_prefix: of the transactional ids of transactions that this template begins, if not the factory's.
+        allow_non_transactional: let a template of a transactional factory (one that was given a
+            `transaction_id_prefix`) send outside of a transaction, too; such a record is visible at once.
         on_success: called with every send's SendResult, on the client's I/O thread (Spring: ProducerListener).
         on_error: called with every failed send's SendError. The client logs failed batches in any case.
         interceptors: each may replace the record before it is serialized.
@@ -33,6 +38,8 @@ class KafkaTemplate:
         producer_factory: ProducerFactory,
         *,
         default_topic: str | None = None,
+        transaction_id_prefix: str | None = None,
+        allow_non_transactional: bool = False,
         on_success: Callable[[SendResult], None] | None = None,
         on_error: Callable[[BaseException], None] | None = None,
         interceptors: Sequence[OnSend] = (),
@@ -40,6 +47,9 @@ class KafkaTemplate:
     ) -> None:
         self.producer_factory = producer_factory
         self.default_topic = default_topic
+        self.transaction_id_prefix = transaction_id_prefix
+        self.allow_non_transactional = allow_non_transactional
+        self._refuses: bool | None = False if allow_non_transactional else None
         self._on_success = on_success
         self._on_error = on_error
         self._interceptors = tuple(interceptors)
@@ -62,6 +72,9 @@ class KafkaTemplate:
         Raises:
             TypeError: the topic is not a string, or the partition or timestamp not a number.
             RuntimeError: the template's factory is closed.
+            NotInTransaction: the template sends in transactions only, and this is outside of one.
+            TransactionEnded: the transaction that this code was part of is over.
+            TransactionTimedOut: it took too long, and was aborted.
         """
         if self._interceptors:
             record = ProducerRecord(topic, value, key, partition, timestamp_ms, headers)
@@ -69,11 +82,51 @@ class KafkaTemplate:
                 record = intercept(record)
             topic, value, key = record.topic, record.value, record.key
             partition, timestamp_ms, headers = record.partition, record.timestamp_ms, record.headers
-        producer = self.producer_factory.producer()
-        future: SendFuture = producer.send(topic, value, key, partition, timestamp_ms, headers)
+        future: SendFuture
+        if current_frame.get() is not None:
+            future = self._send_inside(topic, value, key, partition, timestamp_ms, headers)
+        else:
+            if self._refuses is not False:
+                self._check_non_transactional()
+            future = self.producer_factory.producer().send(topic, value, key, partition, timestamp_ms, headers)
         if self._on_success is not None or self._on_error is not None:
             future.add_callback(self._on_success or _ignore, self._on_error)
         return future
+
+    def _send_inside(
+        self, topic: str, value: Any, key: Any, partition: int | None, timestamp_ms: int | None, headers: Any
+    ) -> SendFuture:
+        """This code is part of a transaction: of this factory, or of another one."""
+        transaction = transaction_of(self.producer_factory)
+        if transaction is None:
+            self._check_parent()
+            if self._refuses is not False:
+                self._check_non_transactional()
+            return self.producer_factory.producer().send(topic, value, key, partition, timestamp_ms, headers)
+        return transaction.send(topic, value, key, partition, timestamp_ms, headers)
+
+    def _check_non_transactional(self) -> None:
+        if self._refuses is None:
+            self._refuses = self.producer_factory.is_transactional
+        if self._refuses:
+            raise NotInTransaction(
+                "no transaction is in process, and this template sends in transactions only, as its factory has a "
+                "transaction_id_prefix: send inside `with template.transaction()` (or `async with`), in a function "
+                "with @transactional(template), or in a @listener(..., transactional=True); or make the template with "
+                "allow_non_transactional=True"
+            )
+
+    def _check_parent(self) -> None:
+        factory = self.producer_factory.parent
+        while factory is not None:
+            transaction = transaction_of(factory)
+            if transaction is not None and transaction.is_active:
+                raise NotInTransaction(
+                    "the transaction around this send belongs to the template that this one was made from, and "
+                    "with_overrides() gave it producers of its own: send through the other one, begin a transaction "
+                    "of this one, or make it from a ProducerFactory of its own to send outside of any"
+                )
+            factory = factory.parent
 
     def send_default(self, value: Any, **arguments: Any) -> SendFuture:
         """`send` to the default topic.
@@ -96,43 +149,111 @@ class KafkaTemplate:
             headers=record.headers,
         )
 
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    def transaction(
+        self,
+        timeout: float | None = None,
+        propagation: Propagation | str = Propagation.REQUIRED,
+        database: Any = None,
+    ) -> TransactionBlock:
+        """A transaction, for `with` and `async with` (Spring: executeInTransaction, TransactionTemplate).
+
+            with template.transaction() as tx:
+                template.send("orders", order)
+                template.send("stock", change)
+
+        Sends of all templates of the factory are part of it, on this thread or task, in tasks begun inside, and in
+        `asyncio.to_thread`; other threads take part through `tx.run`. Leaving the block waits for the sends and
+        commits. If the block raises, it aborts; if a send has failed, it aborts and raises that send's error.
+
+        Args:
+            timeout: seconds until it is aborted; a little less than `transaction_timeout_ms`, if not given.
+            propagation: what to do if there is a transaction already: "required" (join it), "requires_new",
+                "mandatory" (join it, or raise), "never" (raise).
+            database: a connection or session of a database, whose transaction is committed right before this one.
+
+        Raises:
+            RuntimeError: `with` on a thread that runs an event loop; use `async with` there.
+            CannotBeginTransaction: (entering) no producer could be had or registered; the block is not run.
+            SendError: (leaving) the first send that failed; it is aborted.
+            TransactionTimedOut: (leaving, and sending) it took too long, and was aborted.
+            UnexpectedRollback: (leaving) a block inside that had joined it had failed.
+            TransactionOutcomeUnknown: (leaving) the coordinator did not answer.
+            ProducerFenced: (leaving) another producer has taken over the transactional id.
+        """
+        return TransactionBlock(
+            self.producer_factory,
+            prefix=self.transaction_id_prefix,
+            timeout=timeout,
+            propagation=propagation,
+            database=database,
+        )
+
+    @property
+    def is_transactional(self) -> bool:
+        """Whether it sends in transactions only, unless `allow_non_transactional` is set."""
+        return self.producer_factory.is_transactional
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a send here would be part of a transaction."""
+        transaction = transaction_of(self.producer_factory)
+        return transaction is not None and transaction.is_active
+
+    def _producer(self) -> Any:
+        """What a send here goes through."""
+        transaction = transaction_of(self.producer_factory)
+        if transaction is not None and transaction.is_active:
+            return transaction.producer
+        return self.producer_factory.producer()
+
+    # -- the producer --------------------------------------------------------------------------------------------------
+
     def flush(self, timeout: float | None = None) -> None:
-        """Send what is buffered now and wait until every send so far is done.
+        """Send what is buffered now and wait until every send so far is done; inside a transaction, every one of it.
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds.
             RuntimeError: called on a thread that runs an event loop; await `flush_async` there.
         """
-        if self.producer_factory.is_started:
-            self.producer_factory.producer().flush(timeout)
+        if self.in_transaction or self.producer_factory.is_started:
+            self._producer().flush(timeout)
 
     async def flush_async(self, timeout: float | None = None) -> None:
         """`flush`, awaited."""
-        if self.producer_factory.is_started:
-            await self.producer_factory.producer().flush_async(timeout)
+        if self.in_transaction or self.producer_factory.is_started:
+            await self._producer().flush_async(timeout)
 
     async def room(self) -> None:
         """Wait until the send buffer has room again: for async senders that met BufferExhausted."""
-        await self.producer_factory.producer().room()
+        await self._producer().room()
 
     def partitions_for(self, topic: str) -> Any:
         """The partitions of a topic, as the cluster tells."""
-        return self.producer_factory.producer().partitions_for(topic)
+        return self._producer().partitions_for(topic)
 
     @property
     def metrics(self) -> Mapping[str, Any]:
         """The producer's counters."""
-        return self.producer_factory.producer().metrics()
+        figures: Mapping[str, Any] = self._producer().metrics()
+        return figures
 
     def execute(self, call: Callable[[KafkaProducer], Any]) -> Any:
-        """Call something with the raw producer (Spring: execute)."""
-        return call(self.producer_factory.producer())
+        """Call something with the raw producer, inside a transaction with that one's (Spring: execute).
+
+        What it sends inside a transaction is part of it, but a failure of such a send shows only in its future and
+        in the commit.
+        """
+        return call(self._producer())
 
     def with_overrides(self, **config: Any) -> KafkaTemplate:
         """A template with some client settings changed; it has a producer of its own."""
         return KafkaTemplate(
             self.producer_factory.with_overrides(**config),
             default_topic=self.default_topic,
+            transaction_id_prefix=self.transaction_id_prefix,
+            allow_non_transactional=self.allow_non_transactional,
             on_success=self._on_success,
             on_error=self._on_error,
             interceptors=self._interceptors,

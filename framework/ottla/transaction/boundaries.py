@@ -1,0 +1,264 @@
+"""Where a transaction begins and where it ends: what is done in which order, on either side."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ottla.client.producer.transaction_tables import TransactionState as ProducerState
+from ottla.errors import (
+    CannotBeginTransaction,
+    Fatal,
+    TransactionOutcomeUnknown,
+    TransactionTimedOut,
+    UnexpectedRollback,
+)
+from ottla.transaction.producer_pool import PoolRetired
+from ottla.transaction.sides import Side
+from ottla.transaction.transaction import SENDER_PAUSE_SECONDS, Transaction, TransactionState
+
+if TYPE_CHECKING:
+    from ottla.producer_factory import ProducerFactory
+
+logger = logging.getLogger("ottla.transaction")
+
+_OPEN = (TransactionState.OPEN, TransactionState.PREPARING)
+
+
+async def begin(factory: ProducerFactory, side: Side, *, prefix: str | None, timeout: float | None) -> Transaction:
+    """Take a producer and begin.
+
+    Raises:
+        CannotBeginTransaction: no producer could be had, or it refused; nothing has begun.
+        ConfigError: the timeout is above what `transaction_timeout_ms` allows.
+    """
+    while True:
+        pools = factory.producer_pools()
+        seconds = pools.limits.seconds(timeout)
+        try:
+            pooled = await side.take(pools.pool(prefix or pools.prefix))
+            break
+        except PoolRetired:  # the factory was reset while we waited
+            continue
+    try:
+        await side.begin(pooled.producer)
+    except BaseException as error:
+        pooled.pool.give_back(pooled, failed=True)
+        if not isinstance(error, Exception):
+            raise
+        raise CannotBeginTransaction(
+            f"the transaction of {pooled.transactional_id!r} did not begin: {error}"
+        ) from error
+    return Transaction(factory, pooled, pools, seconds)
+
+
+async def complete(tx: Transaction, side: Side, error: BaseException | None) -> None:
+    """The block was left: commit, or abort if it raised `error` or is to be rolled back.
+
+    An error of the block is not raised here, it is on its way already. Everything else that goes wrong is raised if
+    there is none, and attached to it as a note otherwise.
+    """
+    if error is not None:
+        await roll_back(tx, side, error)
+    elif not tx.rollback_only:
+        await _commit(tx, side)
+    else:
+        await roll_back(tx, side, None)
+        if tx.inner_failure is not None or tx.rolled_back_inside:
+            how = f"with {tx.inner_failure!r}" if tx.inner_failure is not None else "with set_rollback_only()"
+            raise UnexpectedRollback(
+                f"the transaction was aborted, because a block inside of it that had joined it ended {how}; "
+                'let the error pass, or give that block propagation="requires_new"'
+            ) from tx.inner_failure
+
+
+async def before_commit(tx: Transaction, side: Side) -> None:
+    """The last moment to send; called while the context is still inside."""
+    for synchronization in list(tx.synchronizations):
+        await _notify(synchronization, "before_commit", tx, side)
+
+
+# -- committing --------------------------------------------------------------------------------------------------------
+
+
+async def _commit(tx: Transaction, side: Side) -> None:
+    if not tx.synchronizations and not tx.databases:
+        await _commit_kafka(tx, side)
+        return
+    try:
+        await _prepare(tx, side)
+        for synchronization in tx.synchronizations:
+            await _notify(synchronization, "before_completion", tx, side)
+        await _commit_databases(tx, side)
+    except BaseException as error:
+        await roll_back(tx, side, error)
+        raise
+    try:
+        await _commit_kafka(tx, side)
+    except BaseException as error:
+        if tx.databases_committed:
+            error.add_note("its database transaction is committed, as database transactions come first")
+        if tx.state is TransactionState.ABORTED:
+            await _after(tx, side, "after_rollback")
+        raise
+    await _after(tx, side, "after_commit")
+
+
+async def _prepare(tx: Transaction, side: Side) -> None:
+    """Wait until every send is stored, so that whoever commits before Kafka knows that Kafka will, too."""
+    if not tx.step(TransactionState.PREPARING, TransactionState.OPEN):
+        raise tx.timed_out()
+    await _no_more_senders(tx, side)
+    await side.flush(tx.producer)
+    failure = tx.first_failure()
+    if tx.state is TransactionState.TIMED_OUT:
+        raise tx.timed_out() from failure
+    if failure is not None:
+        raise failure
+    for metadata, offsets in tx.take_offsets():
+        await side.send_offsets(tx.producer, offsets, metadata)
+
+
+async def _commit_databases(tx: Transaction, side: Side) -> None:
+    while tx.databases:
+        try:
+            await side.invoke(tx.databases[0][1].commit)
+        except BaseException as error:
+            if tx.databases_committed:
+                error.add_note(f"{tx.databases_committed} database transactions before it are committed")
+            raise
+        tx.databases.pop(0)
+        tx.databases_committed += 1
+
+
+async def _commit_kafka(tx: Transaction, side: Side) -> None:
+    """Commit, and give the producer back.
+
+    Raises:
+        SendError: the first send that failed; it is aborted.
+        TransactionTimedOut: the watchdog was faster.
+        TransactionOutcomeUnknown: the coordinator did not answer.
+        KafkaError: it is aborted, or its producer is fenced.
+    """
+    if not tx.step(TransactionState.ENDING, *_OPEN):
+        await _await_timed_out(tx, side)
+        raise tx.timed_out()
+    await _no_more_senders(tx, side)
+    failure: BaseException | None = None
+    cancelled: BaseException | None = None
+    try:
+        *others, last = tx.take_offsets() or [(None, None)]
+        for metadata, offsets in others:
+            await side.send_offsets(tx.producer, offsets, metadata)
+        cancelled = await side.commit(tx.producer, last[1], last[0])
+    except BaseException as error:  # noqa: BLE001 - raised below, or what it was the consequence of
+        failure = error
+    if failure is not None:
+        raise await _commit_failed(tx, side, failure)
+    tx.end(TransactionState.COMMITTED)
+    if cancelled is not None:
+        cancelled.add_note("the transaction was being committed already, and is committed")
+        raise cancelled
+
+
+async def _commit_failed(tx: Transaction, side: Side, error: BaseException) -> BaseException:
+    """What to raise. The producer's state says what is left to be done."""
+    failure = tx.first_failure()
+    state = tx.producer.transaction_state
+    if state in (ProducerState.ABORTABLE_ERROR, ProducerState.IN_TRANSACTION) and isinstance(error, Exception):
+        if failure is not None and not isinstance(error, (Fatal, TransactionTimedOut)):
+            error = failure
+        await _abort_kafka(tx, side, error)
+        return error
+    if state is ProducerState.COMMITTING:
+        # Committed or not, this producer must not be used again: its successor's registration settles it.
+        tx.end(TransactionState.UNKNOWN, failed=True)
+        if isinstance(error, Exception):
+            unknown = TransactionOutcomeUnknown(
+                f"whether the transaction of {tx.transactional_id!r} is committed is not known: {error}"
+            )
+            unknown.__cause__ = error
+            return unknown
+        return error
+    tx.end(TransactionState.ABORTED, failed=True)
+    return error
+
+
+# -- aborting ----------------------------------------------------------------------------------------------------------
+
+
+async def roll_back(tx: Transaction, side: Side, cause: BaseException | None) -> None:
+    """Undo everything: databases, then Kafka. With a cause, what goes wrong is attached to it as notes."""
+    failure: BaseException | None = None
+    for _, database in tx.databases:
+        try:
+            await side.invoke(database.rollback)
+        except Exception as error:  # noqa: BLE001 - the rest has to be undone all the same
+            failure = error
+            if cause is not None:
+                cause.add_note(f"rolling its database transaction back failed, too: {error!r}")
+    if tx.step(TransactionState.ENDING, *_OPEN):
+        await _no_more_senders(tx, side)
+        failure = await _abort_kafka(tx, side, cause) or failure
+    elif tx.state is TransactionState.TIMED_OUT:
+        failure = await _await_timed_out(tx, side) or failure
+    await _after(tx, side, "after_rollback")
+    if cause is None and failure is not None:
+        raise failure
+
+
+async def _abort_kafka(tx: Transaction, side: Side, cause: BaseException | None) -> BaseException | None:
+    """Abort, and give the producer back. What goes wrong is attached to the cause, and returned."""
+    try:
+        cancelled = await side.abort(tx.producer)
+    except Exception as failure:  # noqa: BLE001 - whoever calls decides whether it is the main thing
+        tx.end(TransactionState.ABORTED, failed=True)
+        _note_abort(tx, cause, failure)
+        return failure
+    except BaseException:
+        tx.end(TransactionState.ABORTED, failed=True)
+        raise
+    tx.end(TransactionState.ABORTED)
+    if cancelled is not None:
+        raise cancelled
+    return None
+
+
+async def _await_timed_out(tx: Transaction, side: Side) -> BaseException | None:
+    """The watchdog's abort is under way; the producer goes back when it is done."""
+    assert tx.timing_out is not None, tx.state
+    try:
+        failure: BaseException | None = await side.outcome(tx.timing_out, tx.patience)
+    except BaseException:
+        tx.end(TransactionState.ABORTED, failed=True)
+        raise
+    tx.end(TransactionState.ABORTED, failed=failure is not None)
+    return failure
+
+
+def _note_abort(tx: Transaction, cause: BaseException | None, failure: BaseException) -> None:
+    if cause is not None and failure is not cause:
+        cause.add_note(f"aborting the transaction of {tx.transactional_id!r} failed, too: {failure!r}")
+
+
+# -- shared ------------------------------------------------------------------------------------------------------------
+
+
+async def _no_more_senders(tx: Transaction, side: Side) -> None:
+    # Nearly always there is none: an event that every send would have to set costs more than looking again.
+    while tx.has_senders:
+        await side.sleep(SENDER_PAUSE_SECONDS)
+
+
+async def _notify(synchronization: Any, moment: str, tx: Transaction, side: Side) -> None:
+    method = getattr(synchronization, moment, None)
+    if method is not None:
+        await side.invoke(method, tx)
+
+
+async def _after(tx: Transaction, side: Side, moment: str) -> None:
+    for synchronization in tx.synchronizations:
+        try:
+            await _notify(synchronization, moment, tx, side)
+        except Exception:
+            logger.exception("%s of %r failed; the transaction is over and stays %s", moment, synchronization, tx.state)
