@@ -197,13 +197,15 @@ class PartitionLog:
             if make_later and log_start_offset == 0 and not files.exists(folder):
                 log._open_unmade(now_ms)
             else:
-                log._open(now_ms, recovery_point, log_start_offset, clean_shutdown)
+                log._open(now_ms, recovery_point, log_start_offset, clean_shutdown, high_watermark)
         except OSError as error:
             raise log._storage_error(error) from error
         log.high_watermark_moved(min(max(high_watermark, log.log_start_offset), log.log_end_offset))
         return log
 
-    def _open(self, now_ms: int, recovery_point: int, log_start_offset: int, clean_shutdown: bool) -> None:
+    def _open(
+        self, now_ms: int, recovery_point: int, log_start_offset: int, clean_shutdown: bool, high_watermark: int
+    ) -> None:
         if not self._files.exists(self.folder):
             self._files.make_folder(self.folder)
         is_known = ensure_partition_metadata(self._files, self.folder, self.topic_id)
@@ -219,7 +221,10 @@ class PartitionLog:
             now_ms=now_ms,
         )
         opened = loader.open(
-            recovery_point=recovery_point, log_start_offset=log_start_offset, clean_shutdown=clean_shutdown
+            recovery_point=recovery_point,
+            log_start_offset=log_start_offset,
+            clean_shutdown=clean_shutdown,
+            high_watermark=high_watermark,
         )
         self._set_segments(opened.segments)
         self.log_start_offset = opened.log_start_offset
@@ -620,7 +625,7 @@ class PartitionLog:
             self._rebuild_producers(now_ms)
         except OSError as error:
             raise self._go_offline(error) from error
-        self.high_watermark = min(self.high_watermark, self.log_end_offset)
+        self.high_watermark_moved(min(self.high_watermark, self.log_end_offset))
         return True
 
     def truncate_fully_and_start_at(self, offset: int, *, now_ms: int) -> None:
@@ -728,7 +733,14 @@ class PartitionLog:
             self.on_recovery_point_lowered(self)
 
     def _rebuild_producers(self, now_ms: int) -> None:
-        rebuild_producers(self.producers, self._snapshots, self._segments, self.log_end_offset, now_ms)
+        rebuild_producers(
+            self.producers,
+            self._snapshots,
+            self._segments,
+            self.log_end_offset,
+            now_ms,
+            replicated_offset=self.high_watermark,
+        )
 
     # ---- life
 

@@ -69,7 +69,9 @@ class Loader:
         self._epochs = leader_epochs
         self._now_ms = now_ms
 
-    def open(self, *, recovery_point: int, log_start_offset: int, clean_shutdown: bool) -> Opened:
+    def open(
+        self, *, recovery_point: int, log_start_offset: int, clean_shutdown: bool, high_watermark: int = 0
+    ) -> Opened:
         """Everything that chapter "startup" of a log asks for. Raises OSError."""
         self._finish_interrupted_work()
         segments = self._open_segments()
@@ -89,7 +91,15 @@ class Loader:
         self._epochs.save()
         self._snapshots.remove_strays(segment.base_offset for segment in segments)
         self._snapshots.keep_between(segments[0].base_offset, end_offset)
-        rebuild_producers(self._producers, self._snapshots, segments, end_offset, self._now_ms)
+        rebuild_producers(
+            self._producers,
+            self._snapshots,
+            segments,
+            end_offset,
+            self._now_ms,
+            # Without a stored one nothing is known, and to replay the whole log would take long.
+            replicated_offset=max(high_watermark, log_start_offset) if high_watermark else None,
+        )
         if end_offset > segments[0].base_offset and end_offset not in self._snapshots.offsets:
             self._snapshots.take(end_offset, self._producers)
         for segment in segments[: min(first, len(segments) - 1)]:  # the last one will be written to
@@ -288,14 +298,23 @@ def replay(states: ProducerStates, header: BatchHeader, data: bytes) -> list[Abo
 
 
 def rebuild_producers(
-    states: ProducerStates, snapshots: Snapshots, segments: list[Segment], end_offset: int, now_ms: int
+    states: ProducerStates,
+    snapshots: Snapshots,
+    segments: list[Segment],
+    end_offset: int,
+    now_ms: int,
+    *,
+    replicated_offset: int | None = None,
 ) -> None:
     """Producer state as of `end_offset`: the latest usable snapshot, and the batches behind it.
+
+    A snapshot does not say which transactions ended just before it. Where that matters, because their markers may not
+    be replicated yet, one that is not above `replicated_offset` is taken.
 
     Batches below the log's start count, where they still exist: producers and open transactions outlive their records.
     """
     states.clear()
-    loaded = snapshots.load_latest(end_offset)
+    loaded = snapshots.load_latest(end_offset if replicated_offset is None else min(end_offset, replicated_offset))
     offset = segments[0].base_offset if segments else end_offset
     if loaded is not None:
         offset, entries = loaded
