@@ -142,7 +142,7 @@ class TransactionVerification:
     """Asks the coordinators of transactions about partitions; one for all requests of a broker.
 
     Args:
-        coordinator: whom to ask; it gives None while the broker has no transaction coordinator.
+        coordinator: gives whom to ask.
         verifies: `transaction.partition.verification.enable`; without it only clients of transactions v2 are asked for.
     """
 
@@ -150,7 +150,7 @@ class TransactionVerification:
         self,
         replicas: ReplicaManager,
         clock: Clock,
-        coordinator: Callable[[], Coordinator | None],
+        coordinator: Callable[[], Coordinator],
         *,
         verifies: bool = True,
         retry_backoff_ms: int = 20,
@@ -260,15 +260,10 @@ class TransactionVerification:
             waiting.finish()
 
     def _send(self, question: _Question) -> None:
-        coordinator = self._coordinator()
-        if coordinator is None:
-            question.refuse_all(errors.CoordinatorNotAvailable("this broker has no transaction coordinator"))
-            question.finish()
-            return
         now_ms = self._clock.now_ms()
         question.deadline_ms = now_ms + self._request_timeout_ms
         self._asked[question.transactional_id] = question
-        coordinator.add_partitions(
+        self._coordinator().add_partitions(
             question.transactional_id,
             question.producer_id,
             question.producer_epoch,
