@@ -129,7 +129,12 @@ class ProducerWorld:
         self.metadata = Metadata()
         backoff = Backoff(self.config.retry_backoff_ms, self.config.retry_backoff_max_ms, self.rng)
         self.transactions = (
-            TransactionManager(backoff, max_in_flight=self.config.max_in_flight_requests_per_connection)
+            TransactionManager(
+                backoff,
+                max_in_flight=self.config.max_in_flight_requests_per_connection,
+                transactional_id=self.config.transactional_id,
+                transaction_timeout_ms=self.config.transaction_timeout_ms,
+            )
             if self.config.idempotent
             else None
         )

@@ -39,6 +39,7 @@ class ProducerBatch:
         "leader_epoch",
         "memory_bytes",
         "on_wire",
+        "pause_ms",
         "producer",
         "queue",
         "sealed_bytes",
@@ -59,6 +60,7 @@ class ProducerBatch:
         self.is_split = False
         self.is_transactional = False
         self.jitter = 1.0
+        self.pause_ms: int | None = None
         self.producer: ProducerIdAndEpoch = NO_PRODUCER
         self.base_sequence = NO_SEQUENCE
 

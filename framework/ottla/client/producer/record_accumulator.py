@@ -456,6 +456,8 @@ class RecordAccumulator:
         return int(head.created_ms + self._linger_ms)
 
     def _pause_ms(self, batch: ProducerBatch) -> int:
+        if batch.pause_ms is not None:
+            return batch.pause_ms
         # The same jitter each time it is asked: a pause that changes while one waits for it has no end to wait for.
         doubled: int = self._config.retry_backoff_ms << min(batch.attempts - 1, 30)
         return int(min(doubled, self._config.retry_backoff_max_ms) * batch.jitter)
@@ -504,9 +506,13 @@ class RecordAccumulator:
 
     # --- what came of it
 
-    def put_back(self, batch: ProducerBatch, now_ms: int) -> None:
-        """A batch has to be sent again: to the front, in the order of sequences."""
+    def put_back(self, batch: ProducerBatch, now_ms: int, pause_ms: int | None = None) -> None:
+        """A batch has to be sent again: to the front, in the order of sequences, and after its pause.
+
+        `pause_ms` takes the place of the pause that grows with every attempt.
+        """
         batch.on_wire = False
+        batch.pause_ms = pause_ms
         batch.last_attempt_ms = now_ms
         batch.jitter = 1 - JITTER + 2 * JITTER * self._rng.random()
         self._insert(batch)

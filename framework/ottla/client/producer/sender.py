@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from ottla.client.config import ProducerConfig
 from ottla.client.metadata import Metadata, Node
+from ottla.client.producer.coordinator_line import CONCURRENT_PAUSE_MS
 from ottla.client.producer.producer_batch import ProducerBatch
 from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
 from ottla.client.producer.transaction_manager import TransactionManager
@@ -30,6 +31,7 @@ from ottla.client.producer.transaction_requests import TransactionRequest
 from ottla.client.producer.transaction_tables import PRODUCE_VERSIONS, TransactionState
 from ottla.errors import (
     Abortable,
+    ConcurrentTransactions,
     DeliveryTimedOut,
     DuplicateSequenceNumber,
     InvalidProducerEpoch,
@@ -63,6 +65,7 @@ TOPIC_IDS: Final = 13
 """The version of Produce with topic ids in place of names."""
 
 _NOT_STORED: Final = (
+    ConcurrentTransactions,
     NotEnoughReplicas,
     OutOfOrderSequenceNumber,
     UnknownProducerId,
@@ -501,7 +504,8 @@ class Sender:
             logger.debug("%s: attempt %d: %s: %s", queue, batch.attempts, type(error).__name__, error)
             self.counters.records_retried += batch.count
             batch.in_doubt = batch.in_doubt or not isinstance(error, _NOT_STORED)
-            self._accumulator.put_back(batch, now_ms)
+            concurrent = isinstance(error, ConcurrentTransactions)
+            self._accumulator.put_back(batch, now_ms, CONCURRENT_PAUSE_MS if concurrent else None)
         elif isinstance(error, DuplicateSequenceNumber):
             # The broker has it, but no longer knows where: stored, without an offset.
             self._stored(batch, -1, -1, outcome)

@@ -61,7 +61,7 @@ TRANSITIONS: Final[Mapping[TransactionState, frozenset[TransactionState]]] = {
     _S.UNINITIALIZED: frozenset({_S.INITIALIZING, _S.FATAL}),
     _S.INITIALIZING: frozenset({_S.READY, _S.UNINITIALIZED, _S.FATAL}),
     _S.READY: frozenset({_S.UNINITIALIZED, _S.IN_TRANSACTION, _S.FATAL}),
-    _S.IN_TRANSACTION: frozenset({_S.COMMITTING, _S.ABORTING, _S.READY, _S.ABORTABLE_ERROR, _S.FATAL}),
+    _S.IN_TRANSACTION: frozenset({_S.COMMITTING, _S.ABORTING, _S.ABORTABLE_ERROR, _S.FATAL}),
     _S.COMMITTING: frozenset({_S.READY, _S.INITIALIZING, _S.ABORTABLE_ERROR, _S.FATAL}),
     _S.ABORTING: frozenset({_S.READY, _S.INITIALIZING, _S.FATAL}),
     _S.ABORTABLE_ERROR: frozenset({_S.ABORTING, _S.FATAL}),
@@ -176,6 +176,7 @@ _OF_THE_TRANSACTION: Final[dict[type[OttlaError], Verdict]] = {
     TransactionalIdAuthorizationFailed: _V.FATAL,
     TransactionAbortable: _V.ABORT,
     UnknownProducerId: _V.BUMP,
+    UnsupportedVersion: _V.FATAL,
 }
 
 VERDICTS: Final[Mapping[RequestKind, Mapping[type[OttlaError], Verdict]]] = {
