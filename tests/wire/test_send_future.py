@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -164,6 +165,44 @@ def test_a_future_that_waited_for_its_batch_is_added_to_it(records: ModuleType) 
 
 
 # Failures
+
+
+def test_the_first_of_many_that_is_not_done_is_found(records: ModuleType) -> None:
+    three = futures(records)
+    assert records.first_pending(three) is three[0]
+    records.complete_batch(three[:1], "orders", 0, 5)
+    records.fail_futures(three[2:], OttlaError("no"))
+    assert records.first_pending(three) is three[1]
+    records.complete_batch(three, "orders", 0, 5)
+    assert records.first_pending(three) is None
+    assert records.first_pending([]) is None
+
+
+def test_callbacks_beside_a_waiter_run_in_their_order(records: ModuleType) -> None:
+    (future,) = futures(records, 1)
+    order: list[str] = []
+    join = in_thread(lambda: future.result(TIMEOUT))
+    wait_until_watched(future)
+    for name in ("first", "second"):
+        future.add_callback(lambda _, name=name: order.append(name))
+    future.add_callback(None)
+    records.complete_batch([future], "orders", 0, 5)
+    assert order == ["first", "second"]
+    assert join().offset == 5
+
+
+def test_callbacks_are_let_go_when_they_have_run(records: ModuleType) -> None:
+    class Callback:
+        def __call__(self, _: object) -> None:
+            pass
+
+    (future,) = futures(records, 1)
+    callback = Callback()
+    gone = weakref.ref(callback)
+    future.add_callback(callback, callback)
+    records.complete_batch([future], "orders", 0, 5)
+    del callback
+    assert gone() is None, "a future that is kept keeps no callback"
 
 
 def test_a_failure_says_what_was_sent_and_why_it_failed(records: ModuleType) -> None:

@@ -37,6 +37,7 @@ from ottla_wire.records.sending import (
     SendResult,
     complete_batch,
     fail_futures,
+    first_pending,
     gather,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "decompress",
     "end_transaction_marker",
     "fail_futures",
+    "first_pending",
     "gather",
     "iter_batches",
     "murmur2",

@@ -133,6 +133,9 @@ cdef class BatchWriter:
         self.base_timestamp_ms = horizon_ms if horizon_ms >= -1 else -1
         self.max_timestamp_ms = -1
         self.futures = []
+        # The collector would walk over all futures of open batches every few hundred sends. No cycle of garbage leads
+        # through the list: it is its batch's alone, and a batch that holds unfinished sends is held by the producer.
+        PyObject_GC_UnTrack(<void*>self.futures)
 
     def __dealloc__(self):
         free(self.data)
@@ -263,6 +266,17 @@ cdef class BatchWriter:
         """The records, encoded, not compressed."""
         return PyBytes_FromStringAndSize(<const char*>self.data, self.size)
 
+    def assemble(
+        self, int64_t base_offset, int32_t leader_epoch, int16_t attributes, int32_t last_offset_delta,
+        int64_t producer_id, int16_t producer_epoch, int32_t base_sequence,
+    ):
+        """The batch with the records as they are, not compressed; it takes no more."""
+        self.close()
+        return whole_batch(
+            self.data, self.size, base_offset, leader_epoch, attributes, last_offset_delta, self.base_timestamp_ms,
+            self.max_timestamp_ms, producer_id, producer_epoch, base_sequence, self.count,
+        )
+
     def release(self):
         """Close the batch and give the encoded records back to the memory."""
         self.close()
@@ -277,7 +291,17 @@ def assemble(
     int32_t base_sequence, int32_t count,
 ):
     """Header and payload, with length and checksum."""
-    cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
+    return whole_batch(
+        <const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), base_offset, leader_epoch, attributes,
+        last_offset_delta, base_timestamp_ms, max_timestamp_ms, producer_id, producer_epoch, base_sequence, count,
+    )
+
+
+cdef bytes whole_batch(
+    const uint8_t* payload, Py_ssize_t payload_size, int64_t base_offset, int32_t leader_epoch, int16_t attributes,
+    int32_t last_offset_delta, int64_t base_timestamp_ms, int64_t max_timestamp_ms, int64_t producer_id,
+    int16_t producer_epoch, int32_t base_sequence, int32_t count
+):
     cdef Py_ssize_t covered = HEADER - CRC_FROM + payload_size
     cdef bytes batch
     cdef uint8_t* p
@@ -298,7 +322,8 @@ def assemble(
     put16(p + 51, <uint16_t>producer_epoch)
     put32(p + 53, <uint32_t>base_sequence)
     put32(p + 57, <uint32_t>count)
-    memcpy(p + HEADER, PyBytes_AS_STRING(payload), <size_t>payload_size)
+    if payload_size:
+        memcpy(p + HEADER, payload, <size_t>payload_size)
     if covered >= RELEASE_GIL_FROM:
         with nogil:
             crc = crc_of(0, p + CRC_FROM, <size_t>covered, False)

@@ -319,6 +319,11 @@ cdef class SendAwait:
             raise StopIteration(self.future.outcome()) from None
 
 
+cdef inline list fixed(futures):
+    """A list that nobody changes: that of a closed batch as it is, a copy of anything else."""
+    return <list>futures if type(futures) is list else list(futures)
+
+
 def complete_batch(futures, str topic, int32_t partition, int64_t base_offset, int64_t log_append_time_ms=-1):
     """Finish the futures of a stored batch, in order: the first has `base_offset`, each further one the next offset.
 
@@ -329,7 +334,7 @@ def complete_batch(futures, str topic, int32_t partition, int64_t base_offset, i
     cdef int64_t offset = base_offset
     cdef SendFuture future
     cdef bint watched
-    for item in list(futures):
+    for item in fixed(futures):
         future = <SendFuture?>item
         watched = False
         with cython.critical_section(future):
@@ -355,7 +360,7 @@ def fail_futures(futures, error, int32_t partition=-1):
     cdef bint watched
     if not isinstance(error, BaseException):
         raise TypeError(f"a send fails with an exception, not with {error!r}")
-    for item in list(futures):
+    for item in fixed(futures):
         future = <SendFuture?>item
         watched = False
         with cython.critical_section(future):
@@ -370,6 +375,14 @@ def fail_futures(futures, error, int32_t partition=-1):
             taken.append(future)
     if taken:
         notify(taken)
+
+
+def first_pending(futures):
+    """The first of the futures that is not done; None if all are."""
+    for item in futures:
+        if (<SendFuture?>item).state == PENDING:
+            return item
+    return None
 
 
 cdef int notify(list taken) except -1:

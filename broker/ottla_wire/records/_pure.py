@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from ottla_wire.errors import CorruptMessage, InvalidRecord
 from ottla_wire.records._pure_hashing import crc32c, murmur2, partition_for_key
 from ottla_wire.records._pure_open_batches import OpenBatches, OpenTopics
-from ottla_wire.records._pure_sending import SendFuture, SendResult, complete_batch, fail_futures
+from ottla_wire.records._pure_sending import SendFuture, SendResult, complete_batch, fail_futures, first_pending
 from ottla_wire.records.model import TimestampType
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "decode_consumer_records",
     "decode_records",
     "fail_futures",
+    "first_pending",
     "murmur2",
     "partition_for_key",
     "scan",
@@ -559,6 +560,32 @@ class BatchWriter:
     def payload(self) -> bytes:
         """The records, encoded, not compressed."""
         return bytes(self._payload)
+
+    def assemble(
+        self,
+        base_offset: int,
+        leader_epoch: int,
+        attributes: int,
+        last_offset_delta: int,
+        producer_id: int,
+        producer_epoch: int,
+        base_sequence: int,
+    ) -> bytes:
+        """The batch with the records as they are, not compressed; it takes no more."""
+        self.close()
+        return assemble(
+            self._payload,
+            base_offset,
+            leader_epoch,
+            attributes,
+            last_offset_delta,
+            self.base_timestamp_ms,
+            self.max_timestamp_ms,
+            producer_id,
+            producer_epoch,
+            base_sequence,
+            self.count,
+        )
 
     def release(self) -> None:
         """Close the batch and give the encoded records back to the memory."""

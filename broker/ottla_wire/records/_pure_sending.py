@@ -248,6 +248,11 @@ def fail_futures(futures: Sequence[SendFuture], error: BaseException, partition:
     _notify(taken)
 
 
+def first_pending(futures: Sequence[SendFuture]) -> SendFuture | None:
+    """The first of the futures that is not done; None if all are."""
+    return next((future for future in futures if future._state == _PENDING), None)
+
+
 def _notify(taken: list[tuple[SendFuture, list[Any]]]) -> None:
     waiters = [watcher for _, watchers in taken for watcher in watchers if not isinstance(watcher, tuple)]
     if waiters:

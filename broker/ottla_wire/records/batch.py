@@ -251,13 +251,9 @@ class RecordBatchBuilder(kernel.BatchWriter):
         `last_offset_delta` is for compaction: what is left of a batch covers the offsets of the whole, even if no
         record is left.
         """
-        if self._compressed is None:
-            if self.count == 0 and last_offset_delta is None:
-                raise ValueError("a batch needs at least one record")
-            self._compressed = compress(
-                self.payload(), self.compression if self.count else Compression.NONE, self.level
-            )
-            self.release()
+        if self.count == 0 and last_offset_delta is None:
+            raise ValueError("a batch needs at least one record")
+        self.close()
         attributes = int(self.compression) if self.count else 0
         if self.timestamp_type is TimestampType.LOG_APPEND_TIME:
             attributes |= _LOG_APPEND_TIME
@@ -267,12 +263,20 @@ class RecordBatchBuilder(kernel.BatchWriter):
             attributes |= _CONTROL
         if self.horizon_ms > _OWN_TIMESTAMPS:
             attributes |= _DELETE_HORIZON
+        last = self.last_offset_delta if last_offset_delta is None else last_offset_delta
+        if not attributes & _CODEC_BITS:
+            return self.assemble(
+                base_offset, leader_epoch, attributes, last, producer_id, producer_epoch, base_sequence
+            )
+        if self._compressed is None:
+            self._compressed = compress(self.payload(), self.compression, self.level)
+            self.release()
         return kernel.assemble(
             self._compressed,
             base_offset,
             leader_epoch,
             attributes,
-            self.last_offset_delta if last_offset_delta is None else last_offset_delta,
+            last,
             self.base_timestamp_ms,
             self.max_timestamp_ms,
             producer_id,

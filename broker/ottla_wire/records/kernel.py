@@ -36,6 +36,7 @@ crc32c = twin.crc32c
 decode_consumer_records = twin.decode_consumer_records
 decode_records = twin.decode_records
 fail_futures = twin.fail_futures
+first_pending = twin.first_pending
 murmur2 = twin.murmur2
 partition_for_key = twin.partition_for_key
 scan = twin.scan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, overload
 
-from ottla_wire.records.kernel import SendFuture, SendResult, complete_batch, fail_futures
+from ottla_wire.records.kernel import SendFuture, SendResult, complete_batch, fail_futures, first_pending
 from ottla_wire.records.model import ProducerRecord, RecordMetadata, SendError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "SendResult",
     "complete_batch",
     "fail_futures",
+    "first_pending",
     "gather",
 ]
 

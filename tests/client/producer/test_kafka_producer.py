@@ -317,3 +317,115 @@ for _ in range(10):
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert admin.list_offsets({TopicPartition(topic, 0): OffsetSpec.LATEST})[TopicPartition(topic, 0)].offset == 10
+
+
+class Order:
+    """A callback that goes on when the test lets it, and notes when it returns."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.called, self.go_on = threading.Event(), threading.Event()
+
+    def on_success(self, _: object) -> None:
+        self.called.set()
+        assert self.go_on.wait(20)
+        self.events.append("callback")
+
+
+def test_flush_returns_when_callbacks_have_returned(producer: KafkaProducer, new_topic: NewTopicFixture) -> None:
+    order = Order()
+    future = producer.send(new_topic(), b"v").add_callback(order.on_success)
+
+    def flush() -> None:
+        producer.flush(20)
+        order.events.append("flush")
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    assert order.called.wait(20)
+    assert future.result(20).offset == 0, "it is stored, and its callback has not returned"
+    second = threading.Thread(target=flush)
+    second.start()  # this one finds nothing unfinished
+    second.join(0.1)
+    order.go_on.set()
+    thread.join(20)
+    second.join(20)
+    assert order.events == ["callback", "flush", "flush"]
+
+
+def test_an_awaited_flush_returns_when_callbacks_have_returned(
+    bootstrap_servers: str, new_topic: NewTopicFixture
+) -> None:
+    order = Order()
+    topic = new_topic()
+
+    async def main() -> None:
+        async with AsyncKafkaProducer(bootstrap_servers=bootstrap_servers) as producer:
+            producer.send(topic, b"v").add_callback(order.on_success)
+            flushing = asyncio.create_task(producer.flush(20))
+            assert await asyncio.to_thread(order.called.wait, 20)
+            await asyncio.wait([flushing], timeout=0.1)
+            order.events.append("still flushing" if not flushing.done() else "flush")
+            order.go_on.set()
+            await flushing
+            order.events.append("flush")
+
+    asyncio.run(main())
+    assert order.events == ["still flushing", "callback", "flush"]
+
+
+def test_a_flush_gives_up_on_callbacks_that_do_not_return(producer: KafkaProducer, new_topic: NewTopicFixture) -> None:
+    order = Order()
+    producer.send(new_topic(), b"v").add_callback(order.on_success).result(20)
+    assert order.called.wait(20)
+    try:
+        with pytest.raises(NoAnswer, match="callbacks did not return"):
+            producer.flush(0.2)
+    finally:
+        order.go_on.set()
+
+
+def test_a_callback_may_flush_what_is_done(producer: KafkaProducer, new_topic: NewTopicFixture) -> None:
+    """It runs on the thread that calls back, and would wait for itself."""
+    flushed = threading.Event()
+
+    def on_success(_: object) -> None:
+        producer.flush(20)
+        flushed.set()
+
+    producer.send(new_topic(), b"v").add_callback(on_success)
+    assert flushed.wait(20)
+
+
+@pytest.mark.slow
+def test_many_threads_send_and_every_record_is_stored_once_and_in_its_threads_order(
+    bootstrap_servers: str, new_topic: NewTopicFixture
+) -> None:
+    topic = new_topic(3)
+    results: dict[str, list[SendFuture]] = {}
+
+    with KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=1, batch_size=2000) as producer:
+
+        def send(name: str) -> None:
+            results[name] = [producer.send(topic, f"{name}:{n}", partition=n % 3) for n in range(3000)]
+
+        threads = [threading.Thread(target=send, args=(f"thread-{name}",)) for name in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        producer.flush(60)
+        figures = producer.metrics()
+        places = {
+            name: [(future.result(0).partition, future.result(0).offset) for future in futures]
+            for name, futures in results.items()
+        }
+    assert figures["buffer_available_bytes"] == figures["buffer_total_bytes"]
+    assert figures["batches_unfinished"] == 0
+    assert sorted(place for found in places.values() for place in found) == [
+        (partition, offset) for partition in range(3) for offset in range(6000)
+    ]
+    for found in places.values():
+        for partition in range(3):
+            offsets = [offset for at, offset in found if at == partition]
+            assert offsets == sorted(offsets)

@@ -6,10 +6,9 @@ from typing import Self
 
 from ottla.client.engine import monotonic_ms
 from ottla.client.faces import awaited, blocking
-from ottla.client.producer.producer_core import ProducerCore, wait_for_all
+from ottla.client.producer.producer_core import ProducerCore
 from ottla.client.producer.transactions_face import Offsets, checked_offsets
 from ottla.client.topic_partition import ConsumerGroupMetadata
-from ottla.errors import NoAnswer
 
 
 class KafkaProducer(ProducerCore):
@@ -31,12 +30,12 @@ class KafkaProducer(ProducerCore):
     def flush(self, timeout: float | None = None) -> None:
         """Send what waits at once, and wait until everything sent before this call is done, well or not.
 
+        The callbacks of what was sent have been called then, too.
+
         Raises:
             NoAnswer: it took longer than `timeout` seconds. Without one, `delivery_timeout_ms` ends the wait.
         """
-        with self._flushing() as unfinished:
-            if not wait_for_all(unfinished, timeout):
-                raise NoAnswer(f"flush: not everything was acknowledged within {timeout} s")
+        self._flush_blocking(timeout)
 
     partitions_for = blocking(ProducerCore.find_partitions)
 

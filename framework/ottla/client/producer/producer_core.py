@@ -14,7 +14,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from time import time_ns
 from typing import Any, Final
@@ -23,6 +24,7 @@ from ottla.client.backoff import Backoff
 from ottla.client.config import ProducerConfig, resolve
 from ottla.client.engine import Engine, monotonic_ms
 from ottla.client.metadata import PartitionMetadata
+from ottla.client.producer.flushing import Groups, Patience, await_all, wait_for_all
 from ottla.client.producer.memory_gate import MemoryGate, Place, task_waiter, thread_waiter
 from ottla.client.producer.producer_batch import BATCH_OVERHEAD_BYTES, record_size
 from ottla.client.producer.record_accumulator import RecordAccumulator
@@ -42,7 +44,7 @@ from ottla.errors import (
 )
 from ottla.serialization import as_serializer, serialize_headers, serialize_key, serialize_value
 from ottla.serialization.serializers import Headers, HeadersGiven, Serializer
-from ottla_wire.records import OpenTopics, SendError, SendFuture, fail_futures
+from ottla_wire.records import OpenTopics, SendFuture, fail_futures
 
 logger = logging.getLogger("ottla.producer")
 
@@ -119,7 +121,8 @@ class ProducerCore(TransactionMethods):
             ValueError: the topic is empty, or partition or timestamp negative.
             NotInTransaction: the producer is transactional, and no transaction is open.
         """
-        future = self._append_plain(topic, value, key, partition, timestamp_ms, headers)
+        append = self._append_plain  # not called as a method: looking for one costs more than the attribute
+        future = append(topic, value, key, partition, timestamp_ms, headers)
         if future is not None:
             return future
         return self._send_otherwise(topic, value, key, partition, timestamp_ms, headers)
@@ -274,6 +277,7 @@ class ProducerCore(TransactionMethods):
 
     def _after_run(self) -> None:
         """On the I/O loop, after the sender looked or an answer came: memory may be free for those who wait."""
+        self._accumulator.futures_are_behind = False
         if self._gate.waiting:
             with self._lock:
                 self._gate.call_first()
@@ -282,7 +286,7 @@ class ProducerCore(TransactionMethods):
         left_s = self.config.delivery_timeout_ms / 1000
         unfinished = self._unfinished()
         if unfinished:
-            logger.info("at exit: waiting for %d records, %s s at most", len(unfinished), left_s)
+            logger.info("at exit: waiting for %d records, %s s at most", sum(map(len, unfinished)), left_s)
         self._close_blocking(left_s)
 
     def _close_blocking(self, timeout: float | None) -> None:
@@ -310,7 +314,7 @@ class ProducerCore(TransactionMethods):
         """`close`, awaited, on any event loop and whatever the face."""
         await self._close_async(timeout)
 
-    def _begin_close(self) -> list[SendFuture] | None:
+    def _begin_close(self) -> Groups | None:
         with self._start_lock, self._lock:
             if self._closed:
                 return None
@@ -386,30 +390,51 @@ class ProducerCore(TransactionMethods):
                 self._accumulator.memory_waiters -= 1
                 self._gate.leave(place)
 
-    def _unfinished(self) -> list[SendFuture]:
+    def _unfinished(self) -> Groups:
         with self._lock:
             return self._accumulator.unfinished()
+
+    def _flush_blocking(self, timeout: float | None) -> None:
+        patience = Patience(timeout, self.config.delivery_timeout_ms)
+        with self._flushing() as (unfinished, calls_back):
+            if not wait_for_all(unfinished, timeout):
+                raise NoAnswer(f"flush: not everything was acknowledged within {timeout} s")
+            if calls_back and not self._engine.is_io_thread and not _in_event_loop():
+                patience.wait_in_thread(self._behind_callbacks())
 
     async def flush_async(self, timeout: float | None = None) -> None:
         """Send what waits at once, and await, on any loop, that everything sent before this call is done, well or not.
 
+        The callbacks of what was sent have been called then, too.
+
         Raises:
             NoAnswer: it took longer than `timeout` seconds. Without one, `delivery_timeout_ms` ends the wait.
         """
-        with self._flushing() as unfinished:
+        patience = Patience(timeout, self.config.delivery_timeout_ms)
+        with self._flushing() as (unfinished, calls_back):
             if not await await_all(unfinished, timeout):
                 raise NoAnswer(f"flush: not everything was acknowledged within {timeout} s")
+            if calls_back:
+                await patience.wait_in_loop(self._behind_callbacks())
+
+    def _behind_callbacks(self) -> Future[None] | None:
+        """Done when the I/O thread has called what it has to: it does so in the turn in which it makes futures done."""
+        try:
+            return self._engine.submit(_nothing())
+        except ClientClosed:
+            return None  # nobody calls any more
 
     @contextmanager
-    def _flushing(self) -> Iterator[list[SendFuture]]:
+    def _flushing(self) -> Iterator[tuple[Groups, bool]]:
         """While this is open, nothing lingers; it gives the futures to wait for."""
         with self._lock:
             self._accumulator.flushes += 1
             unfinished = self._accumulator.unfinished()
+            calls_back = bool(unfinished) or self._accumulator.futures_are_behind
         if unfinished:
             self._wake()
         try:
-            yield unfinished
+            yield unfinished, calls_back
         finally:
             with self._lock:
                 self._accumulator.flushes -= 1
@@ -450,6 +475,10 @@ def _refuse(*_: Any) -> None:
     """What `_append_plain` is where even bytes go through a serializer."""
 
 
+async def _nothing() -> None:
+    pass
+
+
 def _in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
@@ -473,30 +502,3 @@ def _checked(topic: Any, partition: Any, timestamp_ms: Any) -> str:
     if timestamp_ms is not None and timestamp_ms < 0:
         raise ValueError(f"timestamp_ms is not negative, got {timestamp_ms}")
     return topic if type(topic) is str else str(topic)  # a StrEnum's member, for one
-
-
-def wait_for_all(futures: Iterable[SendFuture], timeout: float | None) -> bool:
-    """Wait on this thread until all are done, however they end; false if that takes longer than `timeout` seconds."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for future in futures:
-        if not future.done():
-            try:
-                future.exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                return False
-    return True
-
-
-async def await_all(futures: Iterable[SendFuture], timeout: float | None) -> bool:
-    """The same on an event loop."""
-    try:
-        async with asyncio.timeout(timeout):
-            for future in futures:
-                if not future.done():
-                    try:
-                        await future
-                    except SendError:
-                        pass  # its sender is told; here only the end counts
-    except TimeoutError:
-        return False
-    return True

@@ -135,6 +135,7 @@ class RecordAccumulator:
         self.incomplete: dict[ProducerBatch, None] = {}
         self.memory_waiters = 0
         self.flushes = 0
+        self.futures_are_behind = False  # batches are done whose futures, and their callbacks, the I/O thread has to do
         self.is_closed = False
         self.records_waiting = 0
         self._config = config
@@ -578,6 +579,7 @@ class RecordAccumulator:
 
         A batch that is still on the wire keeps its memory until its request has ended: the request's bytes are in it.
         """
+        self.futures_are_behind = True
         if batch.is_done and not batch.on_wire:
             self.free_bytes += batch.memory_bytes
             batch.memory_bytes = 0
@@ -606,12 +608,14 @@ class RecordAccumulator:
         self.open_topics.clear()
         self.end_batches()
 
-    def unfinished(self) -> list[SendFuture]:
-        """The futures of all records that are under way now, for a flush to wait for."""
-        futures = [future for batch in self.incomplete for future in batch.futures]
-        for queues in self.topics.values():
-            futures.extend(record.future for record in queues.waiting)
-        return futures
+    def unfinished(self) -> list[Sequence[SendFuture]]:
+        """The futures of all records that are under way now, for a flush to wait for: batch by batch, oldest first.
+
+        A batch that is open may get more until it is closed, which it is soon while somebody flushes.
+        """
+        groups: list[Sequence[SendFuture]] = [batch.futures for batch in self.incomplete]
+        waiting = [[record.future for record in queues.waiting] for queues in self.topics.values() if queues.waiting]
+        return groups + waiting
 
     @property
     def has_unsent(self) -> bool:
