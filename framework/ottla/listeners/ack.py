@@ -63,8 +63,7 @@ class AckTracker:
         with self._lock:
             self._count(len(records))
             if not self._is_manual:
-                # Records come in the order of their partition: the last one of each says it for all.
-                for record in {(record.topic, record.partition): record for record in records}.values():
+                for record in _last_of_each(records):
                     self._advance(record)
 
     def acknowledge(self, record: ConsumerRecord) -> None:
@@ -125,6 +124,17 @@ class AckTracker:
         with self._lock:
             for partition in partitions:
                 self._ready.pop(partition, None)
+
+
+def _last_of_each(records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
+    """The last record of each partition, which says it for all: they come in order, and mostly in runs of one."""
+    last: dict[tuple[str, int], ConsumerRecord] = {}
+    topic = partition = None
+    for record in reversed(records):
+        if record.partition != partition or record.topic != topic:
+            topic, partition = record.topic, record.partition
+            last.setdefault((topic, partition), record)
+    return list(last.values())
 
 
 class Acknowledgment:

@@ -11,18 +11,25 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from typing import Annotated, Any, get_args, get_origin
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer
 from ottla.errors import ConfigError, ConversionError
 from ottla.listeners.ack import Acknowledgment
+from ottla.listeners.conversion import (
+    UNFIT,
+    Converter,
+    UnfitRecord,
+    allows_none,
+    conversion_error,
+    converted,
+    converter_for,
+    header_converter_for,
+    place_of,
+)
 from ottla.listeners.message import Depends, Header, Key, Message, Payload, RecordMetadata
 from ottla_wire.records import ConsumerRecord
 
-Converter = Callable[[Any], Any]
 Deserializer = Callable[[str, Any, bytes | None], Any]
 
 
@@ -39,27 +46,18 @@ Extractor = Callable[[Any, Delivery], Any]
 
 @dataclass(frozen=True, slots=True)
 class BoundListener:
-    """A function whose parameters are understood: `call(record or list of records, delivery)`."""
+    """A function whose parameters are understood."""
 
-    function: Callable[..., Any]
-    extractors: tuple[Extractor, ...]
-    awaited: tuple[int, ...]
-    """The positions whose extractor gives an awaitable (async dependencies)."""
+    call: Callable[[Any, Delivery], Any]
+    """Calls the function with a record, or a list of records; for an async one this gives its coroutine.
+
+    Raises:
+        ConversionError: a record does not fit the hints.
+        UnfitRecord: the same in a batch; it says which.
+    """
     is_async: bool
     is_batch: bool
     takes_acknowledgment: bool
-
-    def call(self, record: Any, delivery: Delivery) -> Any:
-        """Call the function; for an async one this gives its coroutine."""
-        if self.awaited:
-            return self._call_with_awaited(record, delivery)
-        return self.function(*[extract(record, delivery) for extract in self.extractors])
-
-    async def _call_with_awaited(self, record: Any, delivery: Delivery) -> Any:
-        arguments = [extract(record, delivery) for extract in self.extractors]
-        for position in self.awaited:
-            arguments[position] = await arguments[position]
-        return await self.function(*arguments)
 
 
 def bind(
@@ -110,7 +108,8 @@ class _Binder:
             if dependency is not None and _is_async(dependency.function):
                 awaited.append(position)
         acknowledgment = any(_bare(hint) is Acknowledgment for _, hint in parameters)
-        return BoundListener(self.function, tuple(extractors), tuple(awaited), self.is_async, is_batch, acknowledgment)
+        call = _caller(self.function, extractors, awaited)
+        return BoundListener(call, self.is_async, is_batch, acknowledgment)
 
     def _parameters(self, function: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
         try:
@@ -206,7 +205,7 @@ class _Binder:
         value = self._reader("value", self.value_deserializer)
 
         def message(record: Any, _: Delivery) -> Message[Any]:
-            payload = _converted(convert, record, value(record), "payload", inner)
+            payload = converted(convert, record, value(record), "payload", inner)
             return Message(payload, key(record), dict(record.headers or ()), RecordMetadata.of(record))
 
         return message
@@ -214,22 +213,12 @@ class _Binder:
     def _converting(
         self, which: str, parameter: inspect.Parameter, hint: Any, deserializer: Deserializer | None
     ) -> Extractor:
-        convert = converter_for(hint, f"{self.name}: {parameter.name}")
+        converter = converter_for(hint, f"{self.name}: {parameter.name}")
         what = "payload" if which == "value" else "key"
+        if which == "value" and deserializer is None and converter is not None:
+            return _payload_extractor(converter, hint)
         read = self._reader(which, deserializer)
-        if deserializer is not None or convert is None:
-            return lambda record, _: _converted(convert, record, read(record), what, hint)
-        if which == "key":
-            return lambda record, _: _converted(convert, record, record.key, what, hint)
-
-        def payload(record: Any, _: Delivery) -> Any:
-            # The hot path of nearly every listener: one call of the converter, nothing around it.
-            try:
-                return convert(record.value)
-            except (ValidationError, ValueError, TypeError) as error:
-                raise _conversion_error(record, what, hint, error) from error
-
-        return payload
+        return lambda record, _: converted(converter, record, read(record), what, hint)
 
     def _reader(self, which: str, deserializer: Deserializer | None) -> Callable[[Any], Any]:
         if deserializer is None:
@@ -240,14 +229,14 @@ class _Binder:
             try:
                 return deserializer(record.topic, record.headers, data)
             except Exception as error:
-                raise _conversion_error(record, which, None, error) from error
+                raise conversion_error(record, which, None, error) from error
 
         return read
 
     def _header_extractor(self, header: str, parameter: inspect.Parameter, hint: Any) -> Extractor:
         bare = _bare(hint)
         convert = header_converter_for(bare, f"{self.name}: {parameter.name}")
-        optional = _allows_none(bare)
+        optional = allows_none(bare)
         default = parameter.default
 
         def extract(record: Any, _: Delivery) -> Any:
@@ -261,8 +250,10 @@ class _Binder:
                     return default
                 if optional:
                     return None
-                raise ConversionError(f"{_place(record)}: the header {header!r} is not there, and {self.name} needs it")
-            return _converted(convert, record, data, f"header {header!r}", bare)
+                raise ConversionError(
+                    f"{place_of(record)}: the header {header!r} is not there, and {self.name} needs it"
+                )
+            return converted(convert, record, data, f"header {header!r}", bare)
 
         return extract
 
@@ -301,88 +292,79 @@ class _Binder:
         one = self._extractor(parameter, marked, parameter.name)
         if bare is list and not items:
             return lambda records, _: list(records)
-        return lambda records, delivery: [one(record, delivery) for record in records]
+        if self.value_deserializer is None and not _is_special(marked):
+            converter = converter_for(_bare(marked), f"{self.name}: {parameter.name}")
+            if converter is not None:
+                return _payloads_extractor(converter, one)
+        return lambda records, delivery: _each(one, records, delivery)
 
 
-def converter_for(hint: Any, name: str) -> Converter | None:
-    """From a record's bytes (or what a deserializer made of them) to the hinted type; None where nothing is to do."""
-    if hint in (inspect.Parameter.empty, Any, object):
-        return None
-    optional = _allows_none(hint)
-    inner = _without_none(hint)
-    if inner is bytes:
-        return _allow_none if optional else _refuse_none
-    if inner is str:
-        return _text_or_none if optional else _text
+def _caller(
+    function: Callable[..., Any], extractors: Sequence[Extractor], awaited: Sequence[int]
+) -> Callable[[Any, Delivery], Any]:
+    """One call that binds and calls. What nearly every listener is, a payload alone or with one more, has no loop."""
+    if awaited:
+        return _awaiting_caller(function, extractors, awaited)
+    first = extractors[0]
+    if len(extractors) == 1:
+        return lambda record, delivery: function(first(record, delivery))
+    if len(extractors) == 2:
+        second = extractors[1]
+        return lambda record, delivery: function(first(record, delivery), second(record, delivery))
+    return lambda record, delivery: function(*[extract(record, delivery) for extract in extractors])
+
+
+def _awaiting_caller(
+    function: Callable[..., Any], extractors: Sequence[Extractor], awaited: Sequence[int]
+) -> Callable[[Any, Delivery], Any]:
+    async def call(record: Any, delivery: Delivery) -> Any:
+        arguments = [extract(record, delivery) for extract in extractors]
+        for position in awaited:
+            arguments[position] = await arguments[position]
+        return await function(*arguments)
+
+    return call
+
+
+def _payload_extractor(converter: Converter, hint: Any) -> Extractor:
+    """The hot path of nearly every listener: one call of the validator, nothing around it."""
+    convert, from_json = converter.convert, converter.from_json or converter.convert
+
+    def payload(record: Any, _: Delivery) -> Any:
+        data = record.value
+        try:
+            return from_json(data) if type(data) is bytes else convert(data)
+        except UNFIT as error:
+            raise conversion_error(record, "payload", hint, error) from error
+
+    return payload
+
+
+def _payloads_extractor(converter: Converter, one: Extractor) -> Extractor:
+    """The same for a batch.
+
+    Each value is validated by itself. One document of all values would be a little faster, and could not be trusted:
+    the values `1,2`, `[3` and `4]` are a list of three, too.
+    """
+    convert, from_json = converter.convert, converter.from_json or converter.convert
+
+    def payloads(records: Any, delivery: Delivery) -> Any:
+        try:
+            return [from_json(data) if type(data := record.value) is bytes else convert(data) for record in records]
+        except UNFIT:
+            return _each(one, records, delivery)  # finds which, and says so
+
+    return payloads
+
+
+def _each(one: Extractor, records: Any, delivery: Delivery) -> list[Any]:
+    found: list[Any] = []
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
-        raise ConfigError(f"{name}: pydantic cannot make {hint!r} from JSON: {error}") from error
-    validate_json, validate_python = adapter.validate_json, adapter.validate_python
-
-    def convert(data: Any) -> Any:
-        if type(data) is bytes:
-            return validate_json(data)
-        if data is None and not optional:
-            raise ValueError("the record is a tombstone (its value is None); hint `T | None` to take those")
-        return validate_python(data)
-
-    return convert
-
-
-def header_converter_for(hint: Any, name: str) -> Converter | None:
-    """From a header's bytes to the hinted type: text as UTF-8, numbers from text, models from JSON."""
-    inner = _without_none(hint)
-    if inner in (int, float, bool):
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-        return lambda data: adapter.validate_python(None if data is None else bytes(data).decode())
-    return converter_for(hint, name)
-
-
-def _allow_none(data: Any) -> Any:
-    return data
-
-
-def _refuse_none(data: Any) -> Any:
-    if data is None:
-        raise ValueError("the record is a tombstone (its value is None); hint `bytes | None` to take those")
-    return data
-
-
-def _text(data: Any) -> Any:
-    if data is None:
-        raise ValueError("the record is a tombstone (its value is None); hint `str | None` to take those")
-    return _text_or_none(data)
-
-
-def _text_or_none(data: Any) -> Any:
-    return data.decode() if isinstance(data, bytes) else data
-
-
-def _converted(convert: Converter | None, record: Any, data: Any, what: str, hint: Any) -> Any:
-    if convert is None:
-        return data
-    try:
-        return convert(data)
-    except (ValidationError, ValueError, TypeError) as error:
-        raise _conversion_error(record, what, hint, error) from error
-
-
-def _conversion_error(record: Any, what: str, hint: Any, error: Exception) -> ConversionError:
-    wanted = "" if hint is None else f" does not fit {getattr(hint, '__name__', hint)}"
-    if isinstance(error, ValidationError):
-        # Without the input: a payload may hold what no log should.
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        detail = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}" for fault in faults
-        )
-    else:
-        detail = str(error)
-    return ConversionError(f"{_place(record)}: the {what}{wanted}: {detail}")
-
-
-def _place(record: Any) -> str:
-    return f"{record.topic}-{record.partition}@{record.offset}"
+        for record in records:
+            found.append(one(record, delivery))  # noqa: PERF401 - where it stops says which record is unfit
+    except ConversionError as error:
+        raise UnfitRecord(len(found), error) from error
+    return found
 
 
 def _bare(hint: Any) -> Any:
@@ -409,21 +391,6 @@ def _is_special(hint: Any) -> bool:
 def _is_list(hint: Any) -> bool:
     bare = _bare(hint)
     return bare is list or get_origin(bare) is list
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
-
-
-def _allows_none(hint: Any) -> bool:
-    return hint is None or hint is type(None) or (_is_union(hint) and type(None) in get_args(hint))
-
-
-def _without_none(hint: Any) -> Any:
-    if not _is_union(hint):
-        return hint
-    rest = [argument for argument in get_args(hint) if argument is not type(None)]
-    return rest[0] if len(rest) == 1 else hint
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
+from ottla.error_handling import BatchListenerFailed
 from ottla.errors import CommitFailed, Fatal, KafkaError, RebalanceInProgress, Retriable, WakeupError
 from ottla.listeners.ack import AckMode, Acknowledgment, AckTracker, Offsets
 from ottla.listeners.binding import BoundListener, Delivery
+from ottla.listeners.conversion import UnfitRecord
 from ottla.listeners.effects import (
     Commit,
     CommitSoon,
@@ -168,6 +170,10 @@ class Driver:
             result = self.listener.call(records, Delivery(self.consumer, acknowledgment))
             if self.listener.is_async:
                 await result
+        except UnfitRecord as error:
+            return Delivered(0, error)
+        except BatchListenerFailed as error:
+            return Delivered(min(max(error.index, 0), len(records)), error)
         except Exception as error:  # noqa: BLE001 - see above
             return Delivered(0, error)
         if acknowledgment is not None and acknowledgment.nacked is not None:

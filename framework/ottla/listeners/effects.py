@@ -43,7 +43,10 @@ class DeliverBatch(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """How far a delivery came: `count` records are done; then `error`, or a nack, if either is set."""
+    """How far a delivery came: `count` records are done; then `error`, or a nack, if either is set.
+
+    A batch may fail at a record beyond those (`BatchListenerFailed.index`): what lies between has not failed.
+    """
 
     count: int
     error: BaseException | None = None

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ottla.client import TopicPartition
 from ottla.error_handling import BatchListenerFailed, ErrorHandler
 from ottla.error_handling.error_handler import StopContainer
 from ottla.listeners.ack import Offsets
+from ottla.listeners.conversion import UnfitRecord
 from ottla.listeners.effects import (
     Deliver,
     DeliverBatch,
@@ -37,7 +39,7 @@ from ottla.listeners.effects import (
     Resume,
     ResumeAll,
 )
-from ottla.listeners.unit_of_work import UnitOfWork, pointed
+from ottla.listeners.unit_of_work import UnitOfWork
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
@@ -63,6 +65,9 @@ class LoopControl:
     paused_partitions: set[TopicPartition] = field(default_factory=set)
     requests: deque[Callable[[Any], Any]] = field(default_factory=deque)
     """Calls to be made with the client, on its own thread or task: seeks, partition pauses."""
+
+
+EMPTY: Mapping[TopicPartition, Held] = MappingProxyType({})
 
 
 class ListenerLoop:
@@ -201,6 +206,7 @@ class ListenerLoop:
             if delay is None:
                 recovered = yield from self._recovered(record, outcome.error)
                 if recovered:
+                    state.failures, state.error = 0, None
                     return records[1:]
                 delay = self._errors.retry.next_delay(1, outcome.error) or 0.0
                 state.failures = 0
@@ -274,34 +280,61 @@ class ListenerLoop:
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
-    def _deliver_batch(self, records: list[ConsumerRecord]) -> Effects[None]:
-        if records:
+    def _deliver_batch(
+        self, records: list[ConsumerRecord], states: Mapping[TopicPartition, Held] = EMPTY
+    ) -> Effects[None]:
+        """Deliver in one call; `states` has what is known of partitions that have failed before."""
+        while records:
             outcome = yield from self.work.handle(DeliverBatch(records))
-            yield from self._batch_outcome(records, outcome, {})
+            if not isinstance(outcome.error, UnfitRecord):
+                yield from self._batch_outcome(records, outcome, states)
+                return
+            records = yield from self._around_unfit(records, outcome.error, states)
 
     def _retry_batch(self, partition: TopicPartition, held: Held) -> Effects[None]:
         records = list(held.records)
         for record in records:
             _count_delivery(record)
-        outcome = yield from self.work.handle(DeliverBatch(records))
-        yield from self._batch_outcome(records, outcome, {partition: held})
+        yield from self._deliver_batch(records, {partition: held})
+
+    def _around_unfit(
+        self, records: list[ConsumerRecord], error: UnfitRecord, states: Mapping[TopicPartition, Held]
+    ) -> Effects[list[ConsumerRecord]]:
+        """The listener was not called, since one record cannot be given to it. Deliver what comes before that one.
+
+        Gives what may be delivered next: what follows, but nothing of a partition that is held now.
+        """
+        yield from self._deliver_batch(records[: error.index], states)
+        rest = self._behind_held(records[error.index :])
+        if not rest or rest[0] is not records[error.index]:
+            return rest
+        state = states.get(TopicPartition(rest[0].topic, rest[0].partition)) or Held(deque(), self._now_ms())
+        return list((yield from self._failed(rest, Delivered(0, error.__cause__), state)))
+
+    def _behind_held(self, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """Put what belongs to held partitions behind what is held of them; gives the others."""
+        if not self._held:
+            return records
+        others: list[ConsumerRecord] = []
+        for record in records:
+            held = self._held.get(TopicPartition(record.topic, record.partition))
+            (others if held is None else held.records).append(record)
+        return others
 
     def _batch_outcome(
-        self, records: list[ConsumerRecord], outcome: Delivered, states: dict[TopicPartition, Held]
+        self, records: list[ConsumerRecord], outcome: Delivered, states: Mapping[TopicPartition, Held]
     ) -> Effects[None]:
         """A failed batch is held partition by partition, so that each keeps its order and may be revoked alone."""
         error = outcome.error
         if outcome.stopped or (error is None and outcome.nack_delay is None):
             return
-        done = pointed(outcome, len(records)).count
-        if outcome.count < done:
-            # They went well and were undone together with the one that did not: once more, by themselves.
-            yield from self._deliver_batch(records[outcome.count : done])
-        for index, (partition, part) in enumerate(_by_partition(records[done:]).items()):
-            held = self._held.get(partition)
-            if held is not None:
-                held.records.extend(part)
-                continue
+        failed = outcome.count
+        if isinstance(error, BatchListenerFailed):
+            failed = min(max(error.index, failed), len(records))
+            # What went well and was undone together with the one that failed comes once more, by itself.
+            yield from self._deliver_batch(records[outcome.count : failed], states)
+        rest = self._behind_held(records[failed:])
+        for index, (partition, part) in enumerate(_by_partition(rest).items()):
             state = states.get(partition) or Held(deque(), self._now_ms())
             delay = outcome.nack_delay or 0.0
             # Only the partition of a record that was pointed at has failed; the others are merely not done yet.

@@ -17,10 +17,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from ottla.client import TopicPartition
-from ottla.error_handling import BatchListenerFailed
 from ottla.listeners.ack import AckMode, AckTracker, Offsets
 from ottla.listeners.effects import Commit, CommitSoon, Deliver, DeliverBatch, Delivered, Effects, Recover
 from ottla_wire.records import ConsumerRecord
@@ -97,7 +95,7 @@ class AcknowledgedWork(UnitOfWork):
 
     def handle(self, unit: Unit) -> Effects[Delivered]:
         """See UnitOfWork."""
-        outcome = pointed((yield unit), len(unit.records))
+        outcome: Delivered = yield unit
         self._acks.processed(unit.records[: outcome.count])
         if self._is_immediate:
             yield from self.settle()
@@ -164,10 +162,3 @@ class AcknowledgedWork(UnitOfWork):
         """See UnitOfWork."""
         self._unconfirmed = {}
         self._commit_error = error
-
-
-def pointed(outcome: Delivered, size: int) -> Delivered:
-    """The outcome, with what comes before the record that a BatchListenerFailed points at counted as done."""
-    if not isinstance(outcome.error, BatchListenerFailed):
-        return outcome
-    return replace(outcome, count=min(max(outcome.error.index, 0), size))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ottla.client import TopicPartition
-from ottla.error_handling import ErrorHandler
+from ottla.error_handling import BatchListenerFailed, ErrorHandler
 from ottla.listeners.ack import AckMode, AckTracker
+from ottla.listeners.conversion import UnfitRecord
 from ottla.listeners.effects import (
     Commit,
     CommitSoon,
@@ -96,8 +97,7 @@ class LoopRig:
                 return self._deliver(effect.records)
             case DeliverBatch():
                 self.batches.append([r.offset for r in effect.records])
-                outcome = self.listener(effect.records)
-                return outcome if outcome is not None else Delivered(len(effect.records))
+                return self._deliver_batch(effect.records)
             case Commit():
                 if self.commit_failures:
                     return self.commit_failures.pop(0)
@@ -141,6 +141,15 @@ class LoopRig:
             return []
         self.control.stopping = True
         return []
+
+    def _deliver_batch(self, records: Any) -> Delivered:
+        outcome = self.listener(records)
+        if outcome is None:
+            return Delivered(len(records))
+        error = outcome.error
+        if isinstance(error, BatchListenerFailed) and not isinstance(error, UnfitRecord):
+            return Delivered(error.index, error)
+        return outcome
 
     def _deliver(self, records: Any) -> Delivered:
         for count, one in enumerate(records):

@@ -81,3 +81,13 @@ def test_acknowledging_in_a_mode_the_container_rules_is_refused(make_record: Any
         ack.acknowledge()
     with pytest.raises(RuntimeError, match=r"AckMode\.MANUAL"):
         ack.nack()
+
+
+def test_the_last_record_of_each_partition_counts_however_they_are_mixed(make_record: Any) -> None:
+    tracker = AckTracker(AckMode.BATCH)
+    one, other = "orders", "payments"
+    tracker.processed(
+        [make_record(o, p, t) for o, p, t in ((0, 0, one), (9, 0, other), (1, 0, one), (5, 1, one), (2, 0, one))]
+    )
+    assert offsets(tracker) == {ORDERS: 3, TopicPartition(other, 0): 10, TopicPartition(one, 1): 6}
+    assert tracker.total == 5

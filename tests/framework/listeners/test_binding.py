@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ottla import Acknowledgment, ConsumerRecord, Depends, Header, Key, Message, Payload, RecordMetadata
 from ottla.errors import ConfigError, ConversionError
 from ottla.listeners.binding import Delivery, bind
+from ottla.listeners.conversion import UnfitRecord
 
 
 class Order(BaseModel):
@@ -257,3 +258,49 @@ def test_a_deserializer_that_fails_gives_a_conversion_error(make_record: Any) ->
 
     with pytest.raises(ConversionError, match="orders-0@3: the value: no schema 7"):
         call(listener, make_record(3), value_deserializer=broken)
+
+
+@pytest.mark.parametrize("hint", [list[Order], list[str], list[Message[Order]], list[Order | None]])
+def test_a_batch_says_which_of_its_records_does_not_fit(hint: Any, make_record: Any) -> None:
+    def listener(items): ...  # type: ignore[no-untyped-def]
+
+    listener.__annotations__["items"] = hint
+    records = [make_record(n, value=b'{"id": 1, "amount": 2}') for n in range(4)]
+    records[2].value = b"\xff"
+    with pytest.raises(UnfitRecord, match="orders-0@2") as caught:
+        bind(listener).call(records, DELIVERY)
+    assert caught.value.index == 2
+    assert isinstance(caught.value.__cause__, ConversionError)
+
+
+def test_what_a_clients_own_deserializer_made_is_validated_and_not_parsed(make_record: Any) -> None:
+    def one(order: Order) -> Any:
+        return order
+
+    def batch(orders: list[Order]) -> Any:
+        return orders
+
+    made = make_record(0)
+    made.value = {"id": 3, "amount": 1}
+    text = make_record(1)
+    text.value = '{"id": 3, "amount": 1}'
+    assert call(one, made) == Order(id=3, amount=1)
+    assert call(batch, [made]) == [Order(id=3, amount=1)]
+    for broken in (lambda: call(one, text), lambda: call(batch, [text])):
+        with pytest.raises((ConversionError, UnfitRecord)):
+            broken()
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_listeners_of_any_number_of_parameters_get_them_in_order(extra: int, make_record: Any) -> None:
+    def none(value: bytes) -> Any:
+        return (value,)
+
+    def key(value: bytes, key: Annotated[bytes, Key]) -> Any:
+        return (value, key)
+
+    def both(value: bytes, key: Annotated[bytes, Key], metadata: RecordMetadata) -> Any:
+        return (value, key, metadata.offset)
+
+    expected = (b"v", b"k", 6)[: extra + 1]
+    assert call((none, key, both)[extra], make_record(6, value=b"v", key=b"k")) == expected

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ottla import AckMode, Acknowledgment, ErrorHandler, OffsetAndMetadata, TopicPartition
+from ottla import AckMode, Acknowledgment, BatchListenerFailed, ErrorHandler, OffsetAndMetadata, TopicPartition
 from ottla.client.consumer.faces import run_blocking
 from ottla.errors import GroupAuthorizationFailed, RebalanceInProgress, WakeupError
 from ottla.listeners.ack import AckTracker
@@ -50,6 +50,11 @@ class ScriptedConsumer:
 
     def wakeup(self) -> None:
         self.wakeups += 1
+
+    def pause(self, partitions: Any) -> None:
+        pass
+
+    resume = pause
 
     def assignment(self) -> list[TopicPartition]:
         return [ORDERS]
@@ -180,3 +185,23 @@ def test_a_plain_listener_may_return_something_awaitable_and_nobody_awaits_it(ma
 
     consumer = drive(lambda value: Awaitable(), [make_record(0)], ack=AckMode.BATCH)
     assert consumer.commits == [{ORDERS: 1}]
+
+
+def test_a_batch_that_fails_at_a_record_counts_what_comes_before_it(make_record: Any) -> None:
+    def listener(values: list[bytes]) -> None:
+        if len(values) == 3:
+            raise BatchListenerFailed(2)
+
+    assert drive(listener, [make_record(n) for n in range(3)], ack=AckMode.BATCH).commits[0] == {ORDERS: 2}
+
+
+def test_a_batch_with_a_record_that_does_not_fit_is_delivered_around_it(make_record: Any) -> None:
+    batches: list[list[int]] = []
+
+    def listener(numbers: list[int]) -> None:
+        batches.append(numbers)
+
+    records = [make_record(n, value=value) for n, value in enumerate((b"10", b"11", b"twelve", b"13"))]
+    consumer = drive(listener, records, ack=AckMode.BATCH)
+    assert batches == [[10, 11], [13]]
+    assert consumer.commits[-1] == {ORDERS: 4}

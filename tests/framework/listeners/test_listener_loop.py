@@ -9,6 +9,7 @@ import pytest
 from ottla import AckMode, BatchListenerFailed, ErrorHandler, Retry, TopicPartition, stop_container
 from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConversionError, GroupAuthorizationFailed
+from ottla.listeners.conversion import UnfitRecord
 from ottla.listeners.effects import Delivered
 
 
@@ -346,3 +347,60 @@ def test_every_record_of_a_batch_is_recovered_when_none_was_pointed_at(rig: Any,
     assert len(run.batches) == 3
     assert [e for e in run.events if e[0] == "recover"] == [("recover", 0), ("recover", 1)]
     assert run.commits == [{("orders", 0): 2}]
+
+
+def unfit_at(*offsets: int) -> Any:
+    """A batch listener that some records cannot be given to."""
+
+    def listener(records: Any) -> Delivered | None:
+        for index, one in enumerate(records):
+            if one.offset in offsets:
+                cause = ConversionError(f"offset {one.offset}")
+                error = UnfitRecord(index, cause)
+                return Delivered(0, error)
+        return None
+
+    return listener
+
+
+def test_a_record_that_a_batch_listener_cannot_take_is_recovered_alone(rig: Any, make_record: Any) -> None:
+    recovered = []
+    run = rig(batch=True, errors=ErrorHandler(recover=lambda record, error: recovered.append((record.offset, error))))
+    run.listener = unfit_at(1, 3)
+    run.run([make_record(n) for n in range(5)])
+    assert run.batches == [[0, 1, 2, 3, 4], [0], [2, 3, 4], [2], [4]]
+    assert [(offset, type(error)) for offset, error in recovered] == [(1, ConversionError), (3, ConversionError)]
+    assert run.commits == [{("orders", 0): 5}]
+
+
+def test_a_batch_of_nothing_but_unfit_records_is_recovered_one_by_one(rig: Any, make_record: Any) -> None:
+    run = rig(batch=True, errors=ErrorHandler(recover=lambda record, error: None))
+    run.listener = unfit_at(*range(1000))
+    run.run([make_record(n) for n in range(1000)])
+    assert [e[1] for e in run.events if e[0] == "recover"] == list(range(1000))
+
+
+def test_an_unfit_record_waits_behind_what_failed_before_it_in_its_partition(rig: Any, make_record: Any) -> None:
+    failures = iter([Boom(), None, None, None, None])
+    unfit = unfit_at(2)
+
+    def listener(records: Any) -> Delivered | None:
+        outcome: Delivered | None = unfit(records)
+        failure = None if outcome else next(failures)
+        return Delivered(0, failure) if failure else outcome
+
+    run = rig(batch=True, errors=three_attempts(1.0, recover=lambda record, error: None))
+    run.listener = listener
+    records = [make_record(0), make_record(1), make_record(2), make_record(7, partition=1), make_record(3)]
+    run.run(records)
+    # [0, 1] fails: 2 and 3 stay behind it, and partition 1 goes on.
+    assert run.batches == [[0, 1, 2, 7, 3], [0, 1], [7], [0, 1, 2, 3], [0, 1], [3]]
+    assert run.commits[-1] == {("orders", 0): 4}
+
+
+def test_an_unfit_record_may_be_tried_again_if_the_error_handler_says_so(rig: Any, make_record: Any) -> None:
+    run = rig(batch=True, errors=three_attempts(1.0, not_retryable=(), recover=lambda record, error: None))
+    run.listener = unfit_at(1)
+    run.run([make_record(0), make_record(1), make_record(2)])
+    assert run.batches == [[0, 1, 2], [0], [1, 2], [1, 2], [2]]
+    assert run.now_ms >= 2000
