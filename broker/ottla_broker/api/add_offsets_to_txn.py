@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ottla_broker.api.transaction_errors import code_for_version
 from ottla_broker.controller.topic_names import OFFSETS_TOPIC
-from ottla_broker.coordinator.transaction_shard import ProducerIdAndEpoch
+from ottla_broker.coordinator.transaction_id import ProducerIdAndEpoch
 from ottla_broker.coordinator.transaction_state import TRANSACTIONS_V1
 from ottla_wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
 

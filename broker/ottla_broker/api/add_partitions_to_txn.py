@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ottla_broker.api.transaction_errors import code_for_version
 from ottla_broker.coordinator.pendings import gather
-from ottla_broker.coordinator.transaction_shard import ProducerIdAndEpoch
+from ottla_broker.coordinator.transaction_id import ProducerIdAndEpoch
 from ottla_broker.coordinator.transaction_state import TRANSACTIONS_V1, TRANSACTIONS_V2, TopicPartition
 from ottla_broker.pending import Pending
 from ottla_wire.errors import OperationNotAttempted, UnknownTopicOrPartition

@@ -17,9 +17,11 @@ from ottla_broker.coordinator.group_coordinator import java_abs, java_hash
 from ottla_broker.coordinator.pendings import gather, recover
 from ottla_broker.coordinator.runtime import CoordinatorLog, CoordinatorRuntime, Decision, Verb
 from ottla_broker.coordinator.transaction_config import TransactionConfig
+from ottla_broker.coordinator.transaction_epoch_end import Peer
+from ottla_broker.coordinator.transaction_id import ProducerIdAndEpoch
 from ottla_broker.coordinator.transaction_markers import EndedTransaction, MarkerSender
 from ottla_broker.coordinator.transaction_queries import TransactionFilter, described, listed
-from ottla_broker.coordinator.transaction_shard import Peer, ProducerIdAndEpoch, TransactionShard
+from ottla_broker.coordinator.transaction_shard import TransactionShard
 from ottla_broker.coordinator.transaction_state import NO_PRODUCER_ID, TRANSACTIONS_V2, TopicPartition
 from ottla_broker.pending import Pending
 from ottla_wire.errors import (
@@ -289,7 +291,7 @@ class TransactionCoordinator:
             )
         return self._with_producer_id(
             partition,
-            lambda shard: shard.wants_producer_id_to_end(transactional_id),
+            lambda shard: shard.wants_producer_id_to_end(transactional_id, producer, committed=committed),
             lambda shard, fresh: shard.end_v2(transactional_id, producer, fresh, committed=committed),
             context.now_ms,
         )

@@ -13,7 +13,8 @@ from ottla_wire.messages.describe_transactions import TransactionState as Descri
 from ottla_wire.messages.list_transactions import TransactionState as ListedTransaction
 
 if TYPE_CHECKING:
-    from ottla_broker.coordinator.transaction_shard import TransactionalId, TransactionShard
+    from ottla_broker.coordinator.transaction_id import TransactionalId
+    from ottla_broker.coordinator.transaction_shard import TransactionShard
     from ottla_broker.coordinator.transaction_state import TransactionMetadata
 
 

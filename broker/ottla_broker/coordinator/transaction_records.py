@@ -8,6 +8,7 @@ readers pass over.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from ottla_broker.coordinator.decision import CoordinatorRecord
@@ -93,5 +94,6 @@ def read_transaction(record: CoordinatorRecord) -> tuple[str, TransactionLogValu
     return transactional_id, TransactionLogValue.decode_with_version(record.value)
 
 
+@lru_cache(maxsize=8192)
 def _key(transactional_id: str) -> bytes:
     return TransactionLogKey(transactional_id=transactional_id).encode_with_version(TRANSACTION_LOG)

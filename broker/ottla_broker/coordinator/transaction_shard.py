@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ottla_broker.coordinator.decision import CoordinatorRecord, Decision, Outbox, Verb
 from ottla_broker.coordinator.timers import Timers
 from ottla_broker.coordinator.transaction_ending import Ending, ending_v1, ending_v2, is_retry_over_overflow
+from ottla_broker.coordinator.transaction_epoch_end import EpochEnd, Peer, log_begin, log_fence, log_next, timed_out
+from ottla_broker.coordinator.transaction_id import NOTHING, DecidedRecord, ProducerIdAndEpoch, TransactionalId
 from ottla_broker.coordinator.transaction_markers import EndedTransaction, MarkerSender
 from ottla_broker.coordinator.transaction_records import read_transaction, transaction_record, transaction_tombstone
 from ottla_broker.coordinator.transaction_state import (
@@ -33,14 +35,15 @@ from ottla_broker.coordinator.transaction_state import (
     NO_PRODUCER_ID,
     NO_TIMEOUT_MS,
     PREPARED,
+    RESTING,
+    TRANSACTIONS_V1,
     TRANSACTIONS_V2,
-    EpochEnd,
-    EpochEndReason,
     TopicPartition,
     TransactionMetadata,
     TransactionState,
     metadata_of,
     new_id,
+    next_producer,
     prepare_add_partitions,
     prepare_complete,
     prepare_dead,
@@ -51,7 +54,6 @@ from ottla_broker.coordinator.transaction_state import (
     value_of,
 )
 from ottla_wire.errors import (
-    ConcurrentTransactions,
     InvalidProducerIdMapping,
     InvalidTxnState,
     KafkaError,
@@ -64,41 +66,6 @@ if TYPE_CHECKING:
     from ottla_broker.coordinator.transaction_config import TransactionConfig
 
 logger = logging.getLogger(__name__)
-
-
-class ProducerIdAndEpoch(NamedTuple):
-    """What a producer writes with."""
-
-    producer_id: int
-    producer_epoch: int
-
-
-NOTHING = ProducerIdAndEpoch(NO_PRODUCER_ID, NO_PRODUCER_EPOCH)
-
-
-class Peer(NamedTuple):
-    """Who asks."""
-
-    client_id: str
-    client_host: str
-    is_admin: bool = False
-
-
-class TransactionalId:
-    """One id.
-
-    Attributes:
-        metadata: what its newest record says.
-        pending: the state of a change that is decided and not committed, or whose markers are on the way.
-        ended: its transaction on the way to the partitions.
-    """
-
-    __slots__ = ("ended", "metadata", "pending")
-
-    def __init__(self, metadata: TransactionMetadata) -> None:
-        self.metadata = metadata
-        self.pending: TransactionState | None = None
-        self.ended: EndedTransaction | None = None
 
 
 class TransactionShard:
@@ -168,42 +135,29 @@ class TransactionShard:
             metadata = new_id(fresh_producer_id, timeout_ms)
         else:
             metadata = known.metadata
-            self._check_may_start(transactional_id, known, expected)
-        if metadata.state is TransactionState.ONGOING:
-            reason = EpochEndReason.ADMIN_ABORTED if peer.is_admin else EpochEndReason.FENCED
-            return self._fence(transactional_id, metadata, reason, peer, fresh_producer_id, None)
-        expected_epoch = None if expected is None else expected.producer_epoch
+            _check_may_start(known, expected)
         now_ms = self._wall_ms()
+        if metadata.state is TransactionState.ONGOING:
+            return self._fence(
+                transactional_id, metadata, peer.ends(metadata.producer_epoch, now_ms), fresh_producer_id
+            )
+        expected_epoch = None if expected is None else expected.producer_epoch
         if metadata.is_epoch_exhausted and expected_epoch in (None, metadata.producer_epoch):
             assert fresh_producer_id is not None
             started = prepare_next_producer_id(metadata, fresh_producer_id, timeout_ms, expected_epoch, now_ms)
         else:
             started = prepare_next_epoch(metadata, timeout_ms, expected_epoch, now_ms)
         if expected is None and metadata.producer_epoch != NO_PRODUCER_EPOCH:
-            started = started._replace(epoch_end=_epoch_end(metadata, EpochEndReason.FENCED, peer, now_ms))
-        answer = ProducerIdAndEpoch(started.producer_id, started.producer_epoch)
-        return self._change(
-            transactional_id, started, answer, lambda _now: _log_start(transactional_id, metadata, started, peer)
-        )
+            started = started._replace(epoch_end=peer.ends(metadata.producer_epoch, now_ms))
 
-    def _check_may_start(
-        self, transactional_id: str, known: TransactionalId, expected: ProducerIdAndEpoch | None
-    ) -> None:
-        metadata = known.metadata
-        self._check_not_pending(transactional_id, known)
-        if expected is not None and not (
-            expected.producer_id == metadata.producer_id
-            or (
-                # The answer that told the producer of its next id was lost.
-                expected.producer_id == metadata.previous_producer_id and expected.producer_epoch >= LAST_CLIENT_EPOCH
-            )
-        ):
-            raise ProducerFenced(
-                f"transactional id {transactional_id} has producer id {metadata.producer_id} by now, "
-                f"not {expected.producer_id}"
-            )
-        if metadata.state in PREPARED:
-            raise ConcurrentTransactions(f"the last transaction of {transactional_id} is being ended")
+        def log(_now_ms: int) -> None:
+            if known is None:
+                log_begin(transactional_id, started.producer_id, peer)
+            else:
+                log_next(transactional_id, metadata, started, peer)
+
+        answer = ProducerIdAndEpoch(started.producer_id, started.producer_epoch)
+        return self._change(transactional_id, started, answer, log)
 
     # partitions
 
@@ -221,9 +175,9 @@ class TransactionShard:
         """
         known = self._known(transactional_id)
         # First of all: over an overflow the pending change may be the one that makes the producer id right.
-        self._check_not_pending(transactional_id, known)
+        known.check_not_pending()
+        known.check_producer(producer)
         metadata = known.metadata
-        _check_producer(transactional_id, metadata, producer)
         if metadata.state is TransactionState.ONGOING and metadata.partitions.issuperset(partitions):
             return Decision(dict.fromkeys(partitions, 0))
         added = prepare_add_partitions(metadata, partitions, transaction_version, self._wall_ms())
@@ -240,17 +194,22 @@ class TransactionShard:
             InvalidProducerIdMapping, ProducerFenced, ConcurrentTransactions.
         """
         known = self._known(transactional_id)
-        metadata = known.metadata
-        _check_producer(transactional_id, metadata, producer)
-        held = metadata.partitions
+        known.check_producer(producer)
+        held = known.metadata.partitions
         return Decision({each: 0 if each in held else TransactionAbortable.code for each in partitions})
 
     # the end
 
-    def wants_producer_id_to_end(self, transactional_id: str) -> bool:
-        """Whether an end of version 2 needs a fresh producer id."""
+    def wants_producer_id_to_end(self, transactional_id: str, producer: ProducerIdAndEpoch, *, committed: bool) -> bool:
+        """Whether `end_v2` needs a fresh producer id."""
         known = self.ids.get(transactional_id)
-        return known is not None and known.pending is None and known.metadata.is_epoch_exhausted
+        return (
+            known is not None
+            and known.pending is None
+            and known.metadata.is_epoch_exhausted
+            and known.metadata.producer_id == producer.producer_id
+            and ending_v2(known.metadata, *producer, committed=committed) is Ending.PREPARE
+        )
 
     def end_v1(
         self, transactional_id: str, producer: ProducerIdAndEpoch, *, committed: bool
@@ -263,17 +222,17 @@ class TransactionShard:
         known = self._known(transactional_id)
         metadata = known.metadata
         if metadata.producer_id != producer.producer_id:
-            raise _wrong_producer_id(transactional_id, metadata, producer)
+            raise known.wrong_producer_id(producer)
         if metadata.producer_epoch != producer.producer_epoch:
-            raise _fenced(transactional_id, metadata, producer)
-        self._check_not_pending(transactional_id, known)
+            raise known.fenced(producer)
+        known.check_not_pending()
         ending = ending_v1(metadata, producer.producer_epoch, committed=committed)
         if ending is not Ending.PREPARE:
-            return self._answer_to(ending, transactional_id, metadata, producer, NOTHING)
+            return _answer_to(ending, known, producer, NOTHING)
         ended = prepare_end(
             metadata,
             committed=committed,
-            transaction_version=0,
+            transaction_version=TRANSACTIONS_V1,
             next_producer_id=NO_PRODUCER_ID,
             now_ms=self._wall_ms(),
         )
@@ -293,14 +252,14 @@ class TransactionShard:
             InvalidProducerIdMapping, ProducerFenced, ConcurrentTransactions, InvalidTxnState.
         """
         known = self._known(transactional_id)
-        self._check_not_pending(transactional_id, known)
+        known.check_not_pending()
         metadata = known.metadata
         if metadata.producer_id != producer.producer_id and not is_retry_over_overflow(metadata, *producer):
-            raise _wrong_producer_id(transactional_id, metadata, producer)
+            raise known.wrong_producer_id(producer)
         ending = ending_v2(metadata, *producer, committed=committed)
         if ending is not Ending.PREPARE:
             current = ProducerIdAndEpoch(metadata.producer_id, metadata.producer_epoch)
-            return self._answer_to(ending, transactional_id, metadata, producer, current)
+            return _answer_to(ending, known, producer, current)
         ended = prepare_end(
             metadata,
             committed=committed,
@@ -308,75 +267,41 @@ class TransactionShard:
             next_producer_id=_next_producer_id(metadata, fresh_producer_id),
             now_ms=self._wall_ms(),
         )
-        return self._prepare(transactional_id, ended, _next_of(ended))
-
-    def _answer_to(
-        self,
-        ending: Ending,
-        transactional_id: str,
-        metadata: TransactionMetadata,
-        producer: ProducerIdAndEpoch,
-        done: ProducerIdAndEpoch,
-    ) -> Decision[ProducerIdAndEpoch]:
-        if ending is Ending.DONE:
-            return Decision(done)
-        if ending is Ending.IN_PROGRESS:
-            raise ConcurrentTransactions(f"the transaction of {transactional_id} is being ended")
-        if ending is Ending.FENCED:
-            raise _fenced(transactional_id, metadata, producer)
-        raise InvalidTxnState(f"{transactional_id} is in state {metadata.state.kafka_name}, there is nothing to end so")
+        return self._prepare(transactional_id, ended, ProducerIdAndEpoch(*next_producer(ended)))
 
     # an end that the producer does not want
 
     def timed_out(self) -> list[str]:
         """The ids whose transaction has been open for longer than its time-out."""
         now_ms = self._wall_ms()
-        return [each for each in self._ongoing if self._is_timed_out(self.ids[each], now_ms)]
+        return [each for each in self._ongoing if _is_timed_out(self.ids[each], now_ms)]
 
     def time_out(self, transactional_id: str, fresh_producer_id: int | None) -> Decision[None]:
         """Abort the transaction, if that is still due."""
         known = self.ids.get(transactional_id)
-        if known is None or not self._is_timed_out(known, self._wall_ms()):
+        now_ms = self._wall_ms()
+        if known is None or not _is_timed_out(known, now_ms):
             return Decision(None)
-        return self._fence(
-            transactional_id, known.metadata, EpochEndReason.TIMED_OUT, Peer("", ""), fresh_producer_id, None
-        )
+        end = timed_out(known.metadata.producer_epoch, now_ms)
+        return self._fence(transactional_id, known.metadata, end, fresh_producer_id)
 
     def wants_producer_id_to_fence(self, transactional_id: str) -> bool:
         """Whether `time_out` needs a fresh producer id."""
-        return self._transaction_version() >= TRANSACTIONS_V2 and self.wants_producer_id_to_end(transactional_id)
-
-    def _is_timed_out(self, known: TransactionalId, now_ms: int) -> bool:
-        metadata = known.metadata
-        return (
-            known.pending is None
-            and metadata.state is TransactionState.ONGOING
-            and metadata.timeout_ms != NO_TIMEOUT_MS
-            and metadata.start_ms + metadata.timeout_ms < now_ms
-        )
+        return self._transaction_version() >= TRANSACTIONS_V2 and self.ids[transactional_id].metadata.is_epoch_exhausted
 
     def _fence(
-        self,
-        transactional_id: str,
-        metadata: TransactionMetadata,
-        reason: EpochEndReason,
-        peer: Peer,
-        fresh_producer_id: int | None,
-        answer: Any,
+        self, transactional_id: str, metadata: TransactionMetadata, end: EpochEnd, fresh_producer_id: int | None
     ) -> Decision[Any]:
-        now_ms = self._wall_ms()
         version = self._transaction_version()
         uses_v2 = version >= TRANSACTIONS_V2
         fenced = prepare_fence(
             metadata,
-            _epoch_end(metadata, reason, peer, now_ms),
-            transaction_version=version if uses_v2 else 0,
+            end,
+            transaction_version=version if uses_v2 else TRANSACTIONS_V1,
             next_producer_id=_next_producer_id(metadata, fresh_producer_id) if uses_v2 else NO_PRODUCER_ID,
-            now_ms=now_ms,
+            now_ms=end.at_ms,
         )
-        return self._prepare(
-            transactional_id, fenced, answer, lambda: _log_fence(transactional_id, metadata, reason, peer)
-        )
+        return self._prepare(transactional_id, fenced, None, lambda: log_fence(transactional_id, metadata, end))
 
     # the rest of the way
 
@@ -411,7 +336,7 @@ class TransactionShard:
         tombstones = []
         for transactional_id, known in self.ids.items():
             metadata = known.metadata
-            if known.pending is None and metadata.last_update_ms <= before_ms and _may_expire(metadata):
+            if known.pending is None and metadata.last_update_ms <= before_ms and metadata.state in RESTING:
                 prepare_dead(metadata)
                 tombstones.append(transaction_tombstone(transactional_id))
         if tombstones:
@@ -429,25 +354,30 @@ class TransactionShard:
                     logger.info("transactional id %s: its %s is finished", name, known.metadata.state.kafka_name)
                     self._send_markers(name, known)
 
-        return Decision(None, committed=committed)
+        return Decision(None, committed=committed, outlives_time_out=True)
 
     # the runtime's side
 
     def replay(self, offset: int, record: CoordinatorRecord, producer_id: int, producer_epoch: int) -> None:
         """Change an id as a record says; records of types and versions not known here are skipped."""
+        if type(record) is DecidedRecord:
+            self._replay(record.transactional_id, record.metadata)
+            return
         read = read_transaction(record)
         if read is None:
             logger.warning("the record at offset %d is of a kind that is not known here, it is skipped", offset)
             return
         transactional_id, value = read
-        if value is None:
+        self._replay(transactional_id, None if value is None else metadata_of(value))
+
+    def _replay(self, transactional_id: str, metadata: TransactionMetadata | None) -> None:
+        if metadata is None:
             self.ids.pop(transactional_id, None)
             self._ongoing.discard(transactional_id)
             return
-        metadata = metadata_of(value)
         known = self.ids.get(transactional_id)
         if known is None:
-            self.ids[transactional_id] = TransactionalId(metadata)
+            self.ids[transactional_id] = TransactionalId(transactional_id, metadata)
         else:
             known.metadata = metadata
         if metadata.state is TransactionState.ONGOING:
@@ -477,10 +407,6 @@ class TransactionShard:
             raise InvalidProducerIdMapping(f"transactional id {transactional_id} is not known; it may have expired")
         return known
 
-    def _check_not_pending(self, transactional_id: str, known: TransactionalId) -> None:
-        if known.pending is not None:
-            raise ConcurrentTransactions(f"{transactional_id} is on its way to {known.pending.kafka_name}")
-
     def _change(
         self,
         transactional_id: str,
@@ -493,10 +419,7 @@ class TransactionShard:
             known.pending = metadata.state
 
         def applied() -> None:
-            changed = self.ids[transactional_id]
-            changed.pending = metadata.state
-            if changed.metadata.last_producer_epoch != metadata.last_producer_epoch:
-                changed.metadata = changed.metadata._replace(last_producer_epoch=metadata.last_producer_epoch)
+            self.ids[transactional_id].pending = metadata.state
 
         def is_committed(now_ms: int) -> None:
             self.ids[transactional_id].pending = None
@@ -507,7 +430,8 @@ class TransactionShard:
             if known is not None:
                 known.pending = None
 
-        record = transaction_record(transactional_id, value_of(metadata), self._transaction_version())
+        record = DecidedRecord(*transaction_record(transactional_id, value_of(metadata), self._transaction_version()))
+        record.transactional_id, record.metadata = transactional_id, metadata
         return Decision(
             answer, (record,), applied=applied, committed=is_committed, refused=refused, outlives_time_out=True
         )
@@ -543,26 +467,42 @@ class TransactionShard:
         self._markers.add(known.ended)
 
 
-def _check_producer(transactional_id: str, metadata: TransactionMetadata, producer: ProducerIdAndEpoch) -> None:
-    if metadata.producer_id != producer.producer_id:
-        raise _wrong_producer_id(transactional_id, metadata, producer)
-    if metadata.producer_epoch != producer.producer_epoch:
-        raise _fenced(transactional_id, metadata, producer)
+def _check_may_start(known: TransactionalId, expected: ProducerIdAndEpoch | None) -> None:
+    known.check_not_pending()
+    metadata = known.metadata
+    if (
+        expected is not None
+        and expected.producer_id != metadata.producer_id
+        # Unless the answer that told the producer of its next id was lost.
+        and not (expected.producer_id == metadata.previous_producer_id and expected.producer_epoch >= LAST_CLIENT_EPOCH)
+    ):
+        raise ProducerFenced(
+            f"transactional id {known.name} has producer id {metadata.producer_id} by now, not {expected.producer_id}"
+        )
     if metadata.state in PREPARED:
-        raise ConcurrentTransactions(f"the last transaction of {transactional_id} is being ended")
+        raise known.being_ended()
 
 
-def _wrong_producer_id(
-    transactional_id: str, metadata: TransactionMetadata, producer: ProducerIdAndEpoch
-) -> InvalidProducerIdMapping:
-    return InvalidProducerIdMapping(
-        f"transactional id {transactional_id} has producer id {metadata.producer_id}, not {producer.producer_id}"
-    )
+def _answer_to(
+    ending: Ending, known: TransactionalId, producer: ProducerIdAndEpoch, done: ProducerIdAndEpoch
+) -> Decision[ProducerIdAndEpoch]:
+    if ending is Ending.DONE:
+        return Decision(done)
+    if ending is Ending.IN_PROGRESS:
+        raise known.being_ended()
+    if ending is Ending.FENCED:
+        raise known.fenced(producer)
+    state = known.metadata.state.kafka_name
+    raise InvalidTxnState(f"transactional id {known.name} is in state {state}, which cannot be ended so")
 
 
-def _fenced(transactional_id: str, metadata: TransactionMetadata, producer: ProducerIdAndEpoch) -> ProducerFenced:
-    return ProducerFenced(
-        f"transactional id {transactional_id} is at epoch {metadata.producer_epoch}, not {producer.producer_epoch}"
+def _is_timed_out(known: TransactionalId, now_ms: int) -> bool:
+    metadata = known.metadata
+    return (
+        known.pending is None
+        and metadata.state is TransactionState.ONGOING
+        and metadata.timeout_ms != NO_TIMEOUT_MS
+        and metadata.start_ms + metadata.timeout_ms < now_ms
     )
 
 
@@ -571,63 +511,3 @@ def _next_producer_id(metadata: TransactionMetadata, fresh_producer_id: int | No
         return NO_PRODUCER_ID
     assert fresh_producer_id is not None
     return fresh_producer_id
-
-
-def _next_of(ended: TransactionMetadata) -> ProducerIdAndEpoch:
-    """What the next transaction is written with, known before this one is complete."""
-    if ended.next_producer_id != NO_PRODUCER_ID:
-        return ProducerIdAndEpoch(ended.next_producer_id, 0)
-    return ProducerIdAndEpoch(ended.producer_id, ended.producer_epoch)
-
-
-def _may_expire(metadata: TransactionMetadata) -> bool:
-    return metadata.state in (
-        TransactionState.EMPTY,
-        TransactionState.COMPLETE_COMMIT,
-        TransactionState.COMPLETE_ABORT,
-    )
-
-
-def _epoch_end(metadata: TransactionMetadata, reason: EpochEndReason, peer: Peer, now_ms: int) -> EpochEnd:
-    return EpochEnd(reason, metadata.producer_epoch, peer.client_id, peer.client_host, now_ms)
-
-
-def _log_start(transactional_id: str, before: TransactionMetadata, started: TransactionMetadata, peer: Peer) -> None:
-    if before.producer_epoch == NO_PRODUCER_EPOCH:
-        logger.info(
-            "transactional id %s begins with producer id %d for client %s at %s",
-            transactional_id,
-            started.producer_id,
-            peer.client_id,
-            peer.client_host,
-        )
-    else:
-        logger.info(
-            "transactional id %s: epoch %d of producer id %d ends and epoch %d of producer id %d begins, for client %s "
-            "at %s has started with it",
-            transactional_id,
-            before.producer_epoch,
-            before.producer_id,
-            started.producer_epoch,
-            started.producer_id,
-            peer.client_id,
-            peer.client_host,
-        )
-
-
-_WHY = {
-    EpochEndReason.TIMED_OUT: "it was open for longer than its timeout of {timeout_ms} ms",
-    EpochEndReason.FENCED: "client {client_id} at {client_host} has started with the same id",
-    EpochEndReason.ADMIN_ABORTED: "client {client_id} at {client_host} fenced it in an administrator's name",
-}
-
-
-def _log_fence(transactional_id: str, metadata: TransactionMetadata, reason: EpochEndReason, peer: Peer) -> None:
-    why = _WHY[reason].format(timeout_ms=metadata.timeout_ms, client_id=peer.client_id, client_host=peer.client_host)
-    logger.warning(
-        "transactional id %s: the transaction is aborted and epoch %d of producer id %d ends, for %s",
-        transactional_id,
-        metadata.producer_epoch,
-        metadata.producer_id,
-        why,
-    )

@@ -24,6 +24,7 @@ import enum
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from ottla_broker.coordinator.transaction_epoch_end import EpochEnd, EpochEndReason
 from ottla_broker.coordinator.transaction_records import EpochEndSchema, PartitionsSchema, TransactionLogValue
 from ottla_wire.errors import ProducerFenced
 
@@ -68,38 +69,20 @@ _KAFKA_NAMES: Final = {state: state.name.title().replace("_", "") for state in T
 STATES_BY_NAME: Final = {name: state for state, name in _KAFKA_NAMES.items()}
 
 _S = TransactionState
-_RESTING: Final = frozenset({_S.EMPTY, _S.COMPLETE_COMMIT, _S.COMPLETE_ABORT})
+RESTING: Final = frozenset({_S.EMPTY, _S.COMPLETE_COMMIT, _S.COMPLETE_ABORT})
 PREPARED: Final = frozenset({_S.PREPARE_COMMIT, _S.PREPARE_ABORT})
 
 LEGAL_SOURCES: Final[dict[TransactionState, frozenset[TransactionState]]] = {
-    _S.EMPTY: _RESTING,
-    _S.ONGOING: _RESTING | {_S.ONGOING},
+    _S.EMPTY: RESTING,
+    _S.ONGOING: RESTING | {_S.ONGOING},
     _S.PREPARE_COMMIT: frozenset({_S.ONGOING}),
-    _S.PREPARE_ABORT: _RESTING | {_S.ONGOING, _S.PREPARE_EPOCH_FENCE},
+    _S.PREPARE_ABORT: RESTING | {_S.ONGOING, _S.PREPARE_EPOCH_FENCE},
     _S.COMPLETE_COMMIT: frozenset({_S.PREPARE_COMMIT}),
     _S.COMPLETE_ABORT: frozenset({_S.PREPARE_ABORT}),
-    _S.DEAD: _RESTING,
+    _S.DEAD: RESTING,
     _S.PREPARE_EPOCH_FENCE: frozenset({_S.ONGOING}),
 }
 """From which states a state may be reached. To PrepareAbort from a resting state only version 2 goes."""
-
-
-class EpochEndReason(enum.IntEnum):
-    """Why an epoch ended without its producer having wanted it."""
-
-    TIMED_OUT = 1
-    FENCED = 2
-    ADMIN_ABORTED = 3
-
-
-class EpochEnd(NamedTuple):
-    """The last time that happened: which epoch, why, and by whom (the coordinator itself has no name)."""
-
-    reason: EpochEndReason
-    producer_epoch: int
-    client_id: str
-    client_host: str
-    at_ms: int
 
 
 class TransactionMetadata(NamedTuple):
@@ -203,7 +186,7 @@ def prepare_end(
     In version 2 the epoch goes one up, and an exhausted one needs the producer id that follows. A transaction that
     has not begun (version 2 may abort it all the same) has begun now.
     """
-    resting = metadata.state in _RESTING
+    resting = metadata.state in RESTING
     assert not resting or (transaction_version >= TRANSACTIONS_V2 and not committed)
     epoch, last_epoch = metadata.producer_epoch, metadata.last_producer_epoch
     if transaction_version >= TRANSACTIONS_V2:
@@ -337,6 +320,13 @@ def metadata_of(value: TransactionLogValue) -> TransactionMetadata:
             EpochEndReason(end.reason), end.producer_epoch, end.client_id, end.client_host, end.at_ms
         ),
     )  # fmt: skip
+
+
+def next_producer(ended: TransactionMetadata) -> tuple[int, int]:
+    """Producer id and epoch that the next transaction is written with, known before this one is complete."""
+    if ended.next_producer_id != NO_PRODUCER_ID:
+        return ended.next_producer_id, 0
+    return ended.producer_id, ended.producer_epoch
 
 
 def _last_epoch(state: TransactionState, value: TransactionLogValue) -> int:
