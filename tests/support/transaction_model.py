@@ -56,7 +56,8 @@ class TransactionalPartition(PartitionModel):
         known = self.producers.get(batch.producer_id)
         if known is not None and batch.producer_epoch < known.epoch:
             return INVALID_EPOCH, -1
-        if batch.producer_id not in self.open and not self._is_duplicate(known, batch):
+        takes_part = batch.producer_id in self.open and known is not None and known.epoch == batch.producer_epoch
+        if not takes_part and not self._is_duplicate(known, batch):
             refusal = self.coordinator.verify(self.index, batch.producer_id, batch.producer_epoch)
             if refusal:
                 return refusal, -1
