@@ -8,8 +8,9 @@ undoes a unit (a transaction that is aborted) has nothing to rewind: it answers 
 
 `AcknowledgedWork` marks what is done and commits offsets through the consumer, by the container's ack mode. It commits
 while the next records are handled: one commit is under way at a time, and what is processed meanwhile goes into the
-next one. What has not been confirmed is committed again, and waited for, before a partition or the consumer is given
-up; so nothing is promised less than by waiting each time, and a round trip per poll is saved.
+next one; where polls follow each other within milliseconds, so do not their commits. What has not been confirmed is
+committed again, and waited for, before a partition or the consumer is given up; so nothing is promised less than by
+waiting each time, and a round trip per poll is saved.
 """
 
 from __future__ import annotations
@@ -84,12 +85,21 @@ class UnitOfWork(ABC):
 class AcknowledgedWork(UnitOfWork):
     """Offsets are committed through the consumer, when the container's ack mode says so."""
 
-    def __init__(self, acks: AckTracker, now_ms: Callable[[], int], *, sync_commits: bool = False) -> None:
+    def __init__(
+        self,
+        acks: AckTracker,
+        now_ms: Callable[[], int],
+        *,
+        sync_commits: bool = False,
+        commits_apart_ms: int = 0,
+    ) -> None:
         self._acks = acks
         self._now_ms = now_ms
         self._is_immediate = acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE)
         self.one_by_one = self._is_immediate
         self._waits_for_commits = sync_commits or self._is_immediate
+        self._commits_apart_ms = 0 if self._waits_for_commits else commits_apart_ms
+        self._next_commit_ms = now_ms()
         self._unconfirmed: Offsets = {}
         self._commit_error: BaseException | None = None
 
@@ -116,9 +126,11 @@ class AcknowledgedWork(UnitOfWork):
         """See UnitOfWork."""
         if self._commit_error is not None:
             raise self._commit_error
-        if self._unconfirmed or not self._acks.is_due(self._now_ms()):
+        now_ms = self._now_ms()
+        if self._unconfirmed or now_ms < self._next_commit_ms or not self._acks.is_due(now_ms):
             return
-        offsets = self._acks.take(self._now_ms())
+        self._next_commit_ms = now_ms + self._commits_apart_ms
+        offsets = self._acks.take(now_ms)
         if not self._waits_for_commits:
             self._unconfirmed = offsets
             yield CommitSoon(offsets)
@@ -135,7 +147,7 @@ class AcknowledgedWork(UnitOfWork):
             yield Commit(offsets)
 
     def poll_timeout(self, timeout: float) -> float:
-        """See UnitOfWork. More is due already: a commit is under way, or another thread has just acknowledged."""
+        """See UnitOfWork. More is due: a commit is under way or just over, or another thread has acknowledged."""
         return min(timeout, COMMIT_CHECK_SECONDS) if self._acks.is_due(self._now_ms()) else timeout
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:

@@ -61,7 +61,8 @@ class LoopRig:
         self.errors = errors or ErrorHandler()
         self.loop = ListenerLoop(
             is_batch=batch,
-            work=work or AcknowledgedWork(self.acks, lambda: self.now_ms),
+            work=work
+            or AcknowledgedWork(self.acks, lambda: self.now_ms, commits_apart_ms=more.pop("commits_apart_ms", 0)),
             errors=self.errors,
             control=self.control,
             now_ms=lambda: self.now_ms,

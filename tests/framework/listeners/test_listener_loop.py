@@ -10,7 +10,8 @@ from ottla import AckMode, BatchListenerFailed, ErrorHandler, Retry, TopicPartit
 from ottla.error_handling.error_handler import StopContainer
 from ottla.errors import ConversionError, GroupAuthorizationFailed
 from ottla.listeners.conversion import UnfitRecord
-from ottla.listeners.effects import Delivered
+from ottla.listeners.effects import Delivered, Poll
+from ottla.listeners.unit_of_work import COMMIT_CHECK_SECONDS
 
 
 class Boom(Exception):
@@ -244,6 +245,32 @@ def test_revocation_repeats_a_commit_that_was_not_confirmed(rig: Any, make_recor
         outcome = run._perform(effects.send(outcome))
     revoke(None)
     assert [offset.offset for offset in given[0].values()] == [5]
+
+
+def test_polls_within_a_few_milliseconds_share_a_commit(rig: Any, make_record: Any) -> None:
+    run = rig(commits_apart_ms=10)
+    times = iter([0, 4, 9, 10, 25])
+
+    def listener(record: Any) -> None:
+        run.now_ms = next(times)
+
+    run.listener = listener
+    run.run(*([make_record(offset)] for offset in range(5)))
+    assert run.commits == [{("orders", 0): offset} for offset in (1, 4, 5)]
+
+
+def test_what_waits_for_the_next_commit_shortens_the_poll(rig: Any, make_record: Any) -> None:
+    run = rig(commits_apart_ms=10)
+    timeouts = []
+    run.polls = [[make_record(0)], [make_record(1)], []]
+    effects = run.loop.run()
+    outcome: Any = None
+    while len(timeouts) < 3:
+        effect = effects.send(outcome)
+        if isinstance(effect, Poll):
+            timeouts.append(effect.timeout)
+        outcome = run._perform(effect)
+    assert timeouts == [1.0, 1.0, COMMIT_CHECK_SECONDS]
 
 
 def test_a_commit_that_cannot_be_mended_ends_the_loop(rig: Any, make_record: Any) -> None:
