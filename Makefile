@@ -54,9 +54,8 @@ soak: $(VENV)/.peers ## what takes too long for every change: 20 rounds of kill 
 	OTTLA_CRASH_ROUNDS=20 $(BIN)/python -m pytest tests/crash $(ARGS)
 	$(BIN)/python -m pytest tests --hypothesis-profile=soak -m "not crash" $(ARGS)
 
-peers: $(VENV)/.peers ## the other clients that tests and benchmarks compare with
+peers: $(VENV)/.peers ## the other clients and brokers that tests and benchmarks compare with
 	$(BIN)/python tests/support/apache_kafka.py
-	$(BIN)/python tests/support/fetch_kafka_jars.py
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

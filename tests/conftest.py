@@ -1,11 +1,17 @@
-"""What every test shares: the Hypothesis profile and the table of peers."""
+"""What every test shares: the Hypothesis profile, the table of peers, the clusters of the session."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from support.peers import PeerTable
+
+if TYPE_CHECKING:
+    from support.clusters import Clusters
 
 # The same examples on every run: a red build can be repeated. `make soak` looks for new ones.
 settings.register_profile("ottla", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,3 +21,13 @@ settings.load_profile("ottla")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PeerTable(), "ottla-peers")
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    """Ours and Apache Kafka in its versions; `support.clusters` says how a suite takes one."""
+    from support.clusters import Clusters  # here, because it imports the client, which most tests do without
+
+    held = Clusters()
+    yield held
+    held.close()

@@ -1,4 +1,8 @@
-"""The contract of a broker, asked of ours and of Apache Kafka: each test runs on both, with the same assertions."""
+"""The contract of a broker, asked of ours and of Apache Kafka: each test runs on both, with the same assertions.
+
+Tests that are marked `every_version` are about our client: they run on every version of Apache Kafka that it must
+work with.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,20 @@ from ottla_wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRe
 from ottla_wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from ottla_wire.records import build_batch, iter_batches
 from ottla_wire.schema import Uuid
-from support.clusters import ClusterUnderTest, apache_cluster, ottla_cluster
+from support.clusters import Clusters, ClusterUnderTest, cluster_params
 from support.wire_client import WireClient
 
 NOW_MS = 1_700_000_000_000
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        pytest.param(ottla_cluster, id="ottla"),
-        pytest.param(apache_cluster, id="apache", marks=pytest.mark.peer("apache")),
-    ],
-)
-def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterUnderTest]:
-    with request.param() as started:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" in metafunc.fixturenames:
+        metafunc.parametrize("cluster", cluster_params(metafunc.definition), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[ClusterUnderTest]:
+    with clusters.lease(request.param) as started:
         yield started
 
 
@@ -36,6 +39,7 @@ class RawTopic:
 
     def __init__(self, cluster: ClusterUnderTest, client: WireClient, name: str) -> None:
         self.name = name
+        self.cluster = cluster
         self.client = client
         self.id = cluster.admin.describe_topics([name])[name].topic_id if name else Uuid.ZERO
 
@@ -47,8 +51,10 @@ class RawTopic:
         topic = TopicProduceData(name=self.name, topic_id=topic_id or self.id, partition_data=partitions)
         return ProduceRequest(acks=acks, timeout_ms=5_000, topic_data=[topic])
 
-    def produce(self, data: Any, *, version: int = 12, **options: Any) -> Any:
+    def produce(self, data: Any, *, version: int | None = None, **options: Any) -> Any:
         """Produce to partition 0, or to each partition of a dict; the only result, or all by index."""
+        if version is None:
+            version = self.cluster.newest(ProduceRequest, at_most=12)  # 13 names topics by id
         response = self.client.ask(self.produce_request(data, **options), version)
         results = {result.index: result for result in response.responses[0].partition_responses}
         return results if isinstance(data, dict) else results[0]
@@ -79,7 +85,9 @@ class RawTopic:
         """Fetch from partition 0; its entry in the response."""
         return self.fetch(offset, **options).responses[0].partitions[0]
 
-    def list_offset(self, timestamp: int, *, partition: int = 0, version: int = 11, epoch: int = -1) -> Any:
+    def list_offset(self, timestamp: int, *, partition: int = 0, version: int | None = None, epoch: int = -1) -> Any:
+        if version is None:
+            version = self.cluster.newest(ListOffsetsRequest, at_most=11)
         asked = ListOffsetsPartition(partition_index=partition, timestamp=timestamp, current_leader_epoch=epoch)
         topics = [ListOffsetsTopic(name=self.name, partitions=[asked])]
         request = ListOffsetsRequest(replica_id=-1, topics=topics, timeout_ms=5_000)

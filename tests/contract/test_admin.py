@@ -24,6 +24,7 @@ def refusal(act: Any) -> tuple[str, str]:
 
 
 class TestTopics:
+    @pytest.mark.every_version
     def test_a_topic_from_its_creation_to_its_end(self, cluster: Any) -> None:
         name = cluster.fresh("life")
         created = cluster.admin.create_topics([NewTopic(name, partitions=3, replication_factor=1)])[name]
@@ -45,11 +46,13 @@ class TestTopics:
         second = cluster.admin.create_topics([NewTopic(name, partitions=1, replication_factor=1)])[name].topic_id
         assert first != second
 
+    @pytest.mark.every_version
     def test_the_brokers_defaults(self, cluster: Any) -> None:
         name = cluster.fresh("defaults")
         created = cluster.admin.create_topics([name])[name]
         assert (created.partitions, created.replication_factor) == (1, 1)
 
+    @pytest.mark.every_version
     def test_validate_only_creates_nothing(self, cluster: Any) -> None:
         name = cluster.fresh("checked")
         cluster.admin.create_topics([NewTopic(name, partitions=1, replication_factor=1)], validate_only=True)
@@ -106,11 +109,13 @@ class TestTopics:
         assert name == "InvalidTopic"
         assert words == f"Topic '{stem}_x' collides with existing topic: {stem}.x"
 
+    @pytest.mark.every_version
     @pytest.mark.parametrize("verb", ["delete_topics", "create_partitions", "describe_topics"])
     def test_a_topic_that_is_not_there(self, cluster: Any, verb: str) -> None:
         argument = {"nobody-made-this": 3} if verb == "create_partitions" else ["nobody-made-this"]
         assert refusal(lambda: getattr(cluster.admin, verb)(argument))[0] == "UnknownTopicOrPartition"
 
+    @pytest.mark.every_version
     def test_one_bad_topic_does_not_stop_the_others(self, cluster: Any) -> None:
         from ottla.client.admin import SomeFailed
 
@@ -120,6 +125,7 @@ class TestTopics:
         assert [type(error).__name__ for error in caught.value.errors.values()] == ["InvalidTopic"]
         eventually(lambda: name in cluster.admin.list_topics())
 
+    @pytest.mark.every_version
     def test_the_cluster(self, cluster: Any) -> None:
         described = cluster.admin.describe_cluster()
         assert len(described.cluster_id) == 22
@@ -128,6 +134,7 @@ class TestTopics:
 
 
 class TestConfigurations:
+    @pytest.mark.every_version
     def test_set_append_subtract_and_delete(self, cluster: Any) -> None:
         name = cluster.create_topic(retention_ms="1000")
         owner = ConfigResource.topic(name)
@@ -179,6 +186,7 @@ class TestConfigurations:
         owner = ConfigResource.topic(cluster.create_topic())
         assert refusal(lambda: cluster.admin.alter_configs({owner: changes}))[0] == expected
 
+    @pytest.mark.every_version
     def test_of_a_topic_that_is_not_there(self, cluster: Any) -> None:
         owner = ConfigResource.topic("nobody-made-this")
         assert refusal(lambda: cluster.admin.describe_configs([owner]))[0] == "UnknownTopicOrPartition"
@@ -192,12 +200,14 @@ class TestConfigurations:
         cluster.admin.alter_configs({ConfigResource.topic(topic.name): {"max.message.bytes": 1000}})
         eventually(lambda: topic.produce(make_batch(b"x" * 2_000)).error_code == errors.MessageTooLarge.code)
 
+    @pytest.mark.every_version
     def test_validate_only_changes_nothing(self, cluster: Any) -> None:
         owner = ConfigResource.topic(cluster.create_topic())
         cluster.admin.alter_configs({owner: {"retention.ms": 7}}, validate_only=True)
         assert cluster.admin.describe_configs([owner])[owner]["retention.ms"].is_default
 
 
+@pytest.mark.every_version
 def test_a_deleted_topics_records_are_gone_when_its_name_is_used_again(
     cluster: Any, make_topic: Any, make_batch: Any, make_consumer: Any
 ) -> None:

@@ -72,6 +72,7 @@ class TestListOffsets:
     def test_a_leader_epoch_from_the_future(self, filled: Any) -> None:
         assert error_class(filled.list_offset(-1, epoch=5).error_code).__name__ == "UnknownLeaderEpoch"
 
+    @pytest.mark.every_version
     def test_as_consumer_and_admin_client_see_it(self, cluster: Any, filled: Any, make_consumer: Any) -> None:
         here, empty = TopicPartition(filled.name, 0), TopicPartition(filled.name, 1)
         consumer = make_consumer()
@@ -83,6 +84,7 @@ class TestListOffsets:
         assert [(info[p].offset, info[p].timestamp_ms) for p in (here, empty)] == [(2, T + 500), (-1, -1)]
 
 
+@pytest.mark.every_version
 class TestDeletedRecords:
     def test_the_start_moves_and_what_was_before_is_out_of_range(self, cluster: Any, filled: Any) -> None:
         here = TopicPartition(filled.name, 0)
@@ -108,6 +110,7 @@ class TestDeletedRecords:
         assert filled.list_offset(T).offset == 3
 
 
+@pytest.mark.every_version
 class TestWhereConsumersBegin:
     def consumer(self, make_consumer: Any, filled: Any, **settings: Any) -> Any:
         consumer = make_consumer(**settings)

@@ -11,6 +11,8 @@ from ottla.client import TopicPartition
 from ottla.errors import MessageTooLarge, SendError
 from ottla_wire.records import TimestampType, iter_batches
 
+pytestmark = pytest.mark.every_version
+
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 
@@ -127,6 +129,21 @@ def test_a_record_too_large_for_the_topic_fails_alone(make_topic: Any, make_prod
     assert isinstance(caught.value.__cause__, MessageTooLarge)
     assert producer.send(topic.name, b"small").result(20).offset == 0
     assert [record.value for record in read_all(topic.name, 1)] == [b"small"]
+
+
+def test_batches_that_are_in_flight_together_are_stored_once_and_in_order(
+    make_topic: Any, make_producer: Any, read_all: Any
+) -> None:
+    topic = make_topic()
+    producer = make_producer(batch_size=1_000)
+    sent = [b"%d" % number for number in range(3_000)]
+    futures = [producer.send(topic.name, value) for value in sent]
+    assert [future.result(20).offset for future in futures] == list(range(3_000))
+    assert [record.value for record in read_all(topic.name, 3_000)] == sent
+    stored = list(iter_batches(topic.fetch_one(0).records))
+    assert len(stored) > 10
+    assert {(batch.producer_id == stored[0].producer_id >= 0, batch.producer_epoch) for batch in stored} == {(True, 0)}
+    assert [batch.base_sequence for batch in stored] == [batch.base_offset for batch in stored]
 
 
 def test_keys_keep_their_partition(make_topic: Any, make_producer: Any, make_consumer: Any) -> None:

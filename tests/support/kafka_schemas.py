@@ -1,7 +1,7 @@
 """Kafka's own message definitions, read from the kafka-clients jars, in a form that our classes can be compared with.
 
 Jars are looked for in `OTTLA_KAFKA_JARS` (jars or folders of them, separated as in PATH), else in the cache that
-`tests/support/fetch_kafka_jars.py` and `support/apache_kafka.py` fill.
+`support/apache_kafka.py` fills.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ def jars() -> dict[str, Path]:
         places = [Path(place).expanduser() for place in configured.split(os.pathsep) if place]
         files = [file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*.jar")))]
     else:
-        files = [
-            *apache_kafka.cache().glob("*/kafka-clients-*.jar"),
-            *apache_kafka.cache().glob("*/libs/kafka-clients-*.jar"),
-        ]
+        files = list(apache_kafka.cache().glob("*/libs/kafka-clients-*.jar"))
     matches = [(file, _JAR_NAME.fullmatch(file.name)) for file in files]
     return {match[1]: file for file, match in matches if match}
 
@@ -43,7 +40,7 @@ def jar(version: str) -> Path:
     """The jar of one version; without it the test is skipped, or fails if OTTLA_REQUIRE names `kafka-jars`."""
     if version in jars():
         return jars()[version]
-    reason = f"there is no kafka-clients-{version}.jar here: python tests/support/fetch_kafka_jars.py gets it"
+    reason = f"there is no kafka-clients-{version}.jar here: make peers gets it"
     if "kafka-jars" in required():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

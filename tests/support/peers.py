@@ -37,7 +37,7 @@ def docker_is_there() -> bool:
 def _any_apache() -> str | None:
     if os.environ.get(APACHE_ADDRESS):
         return None
-    reason = missing("apache-4.3")
+    reason = missing(f"apache-{apache_kafka.DEFAULT}")
     if reason is None or docker_is_there():
         return None
     return f"{reason}; there is no Docker either, and {APACHE_ADDRESS} names no address"
