@@ -186,7 +186,7 @@ class ConfigChange:
 
 @dataclass(frozen=True, slots=True)
 class GroupListing:
-    """A group, with its state and type where the brokers tell (Kafka 2.6 and 4.0)."""
+    """A group, with its state and type where the brokers tell (Kafka 2.6 and 3.8)."""
 
     group_id: str
     protocol_type: str
