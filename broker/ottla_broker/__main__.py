@@ -1,7 +1,7 @@
 """`python -m ottla_broker`: run one broker.
 
 Prints `ready HOST:PORT` on standard output once it serves; logs go to standard error. SIGTERM and SIGINT stop it
-cleanly. Exit codes: 0 stopped, 1 cannot start (one sentence says why), 2 wrong usage.
+cleanly. Exit codes: 0 stopped, 1 cannot start or go on (one sentence says why), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -20,7 +21,9 @@ from typing import Any
 
 from ottla_broker.shell.config import BrokerConfig, BrokerConfigError, parse_config, read_properties
 from ottla_broker.shell.loop import loop_factory
-from ottla_broker.shell.node import BrokerStartError, Node
+from ottla_broker.shell.node import BrokerFailedError, BrokerStartError, Node
+
+logger = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _run(_serve(config, dict(topics), stop_with_stdin=options.stop_with_stdin))
-    except BrokerStartError as error:
+    except (BrokerStartError, BrokerFailedError) as error:
         sys.stderr.write(f"ottla broker: {error}\n")
         return 1
     finally:
@@ -119,7 +122,8 @@ async def _serve(config: BrokerConfig, topics: dict[str, int], *, stop_with_stdi
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         loop.add_signal_handler(signal.SIGINT, stopping.set)
-    node = Node(config, topics=topics)
+    _let_open_many_files()
+    node = Node(config, topics=topics, on_failure=stopping.set)
     await node.start()
     # What start-up made stays: the collector need not look at it again.
     gc.collect()
@@ -131,6 +135,18 @@ async def _serve(config: BrokerConfig, topics: dict[str, int], *, stop_with_stdi
         await stopping.wait()
     finally:
         await node.stop()
+    if node.failure is not None:
+        raise BrokerFailedError(node.failure)
+
+
+def _let_open_many_files() -> None:
+    """A broker that may open no more files has to stop; the soft limit is often far below what is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            logger.debug("the limit of %d open files stays", soft)
 
 
 async def _watch_stdin(loop: asyncio.AbstractEventLoop, ended: Callable[[], None]) -> None:

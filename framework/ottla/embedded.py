@@ -38,7 +38,7 @@ EMBEDDED_SETTINGS: Final[Mapping[str, object]] = {
 
 
 class EmbeddedKafkaError(RuntimeError):
-    """The embedded broker did not start; the message says why."""
+    """The embedded broker did not start, or ended by itself; the message says why."""
 
 
 class EmbeddedKafka:
@@ -53,6 +53,10 @@ class EmbeddedKafka:
         config: broker settings under Kafka's names.
 
     Use it as a context manager, sync or async, or call `start` and `stop`.
+
+    A broker that can go on no longer (its disk is full) logs the reason as an error and stops. From then on
+    `bootstrap_servers`, `start` and `stop` raise it. Leaving a `with` block does too, or adds it as a note to what the
+    block raised.
     """
 
     def __init__(
@@ -80,12 +84,14 @@ class EmbeddedKafka:
         """`HOST:PORT` of the running broker."""
         if self._running is None:
             raise EmbeddedKafkaError("the embedded broker is not running: call start(), or use it in a with block")
+        if self._running.failure is not None:
+            raise EmbeddedKafkaError(self._running.failure)
         return self._running.address
 
     @property
     def is_running(self) -> bool:
-        """Whether `start` was called, and `stop` was not."""
-        return self._running is not None
+        """Whether `start` was called, `stop` was not, and the broker did not end by itself."""
+        return self._running is not None and self._running.failure is None
 
     def start(self) -> Self:
         """Start the broker, and return when it serves. Does nothing if it runs already.
@@ -94,6 +100,8 @@ class EmbeddedKafka:
             EmbeddedKafkaError: it cannot; the message says why.
         """
         if self._running is not None:
+            if self._running.failure is not None:
+                raise EmbeddedKafkaError(self._running.failure)
             return self
         folder = self._data
         if folder is None:
@@ -109,15 +117,25 @@ class EmbeddedKafka:
         return self
 
     def stop(self) -> None:
-        """Stop the broker cleanly; its temporary folder is removed. Does nothing if it does not run."""
+        """Stop the broker cleanly; its temporary folder is removed. Does nothing if it does not run.
+
+        Raises:
+            EmbeddedKafkaError: it had ended by itself, or could not leave its data in good order.
+        """
+        failure = self._end()
+        if failure is not None:
+            raise EmbeddedKafkaError(failure)
+
+    def _end(self) -> str | None:
         running, self._running = self._running, None
         if running is None:
-            return
+            return None
         atexit.unregister(self.stop)
         try:
             running.stop()
         finally:
             self._remove_temporary()
+        return running.failure
 
     def _remove_temporary(self) -> None:
         if self._temporary is not None:
@@ -130,7 +148,12 @@ class EmbeddedKafka:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        failure = self._end()
+        if failure is None:
+            return
+        if error is None:
+            raise EmbeddedKafkaError(failure)
+        error.add_note(f"the embedded broker had ended by itself: {failure}")
 
     async def __aenter__(self) -> Self:
         return await asyncio.to_thread(self.start)
@@ -138,7 +161,7 @@ class EmbeddedKafka:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.stop)
+        await asyncio.to_thread(self.__exit__, kind, error, traceback)
 
 
 class _Thread:
@@ -146,6 +169,7 @@ class _Thread:
 
     def __init__(self) -> None:
         self.address = ""
+        self.failure: str | None = None  # why it ended by itself, or could not stop in good order
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._started = threading.Event()
@@ -166,7 +190,8 @@ class _Thread:
             )
         except BrokerConfigError as error:
             raise EmbeddedKafkaError(f"EmbeddedKafka: {error}") from error
-        node = Node(config, topics=topics, files=UnsyncedFiles() if temporary else OsFiles())
+        files = UnsyncedFiles() if temporary else OsFiles()
+        node = Node(config, topics=topics, files=files, on_failure=lambda: self._failed(node))
         self._thread = threading.Thread(target=self._run, args=(node,), name="ottla-embedded-broker", daemon=True)
         self._thread.start()
         if not self._started.wait(START_TIMEOUT_SECONDS):
@@ -204,6 +229,14 @@ class _Thread:
         await self._stopping.wait()
         await node.stop()
 
+    def _failed(self, node: Any) -> None:
+        """The node can go on no longer; called on its thread."""
+        assert self._stopping is not None
+        if self._started.is_set():  # else `start` raises it
+            self.failure = node.failure
+            logger.error("the embedded broker stops: %s", node.failure)
+        self._stopping.set()
+
 
 class _Child:
     """The broker in a child process. It ends when its standard input does: with this process, however that ends."""
@@ -211,6 +244,15 @@ class _Child:
     def __init__(self) -> None:
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended by itself, or could not stop in good order."""
+        code = None if self._process is None else self._process.poll()
+        if code is None or (code == 0 and self._stopped):
+            return None
+        return f"the broker process has ended with exit code {code}; its standard error says why"
 
     def start(
         self, folder: Path, port: int, topics: Mapping[str, int], settings: Mapping[str, object], *, temporary: bool
@@ -235,6 +277,7 @@ class _Child:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
+        self._stopped = process.poll() is None
         process.stdin.close()
         try:
             process.wait(STOP_TIMEOUT_SECONDS)

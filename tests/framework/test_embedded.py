@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from ottla.embedded import EmbeddedKafka, EmbeddedKafkaError
+from ottla_wire.errors import KafkaStorageError
 from ottla_wire.framing import decode_response, encode_request
 from ottla_wire.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
 from ottla_wire.messages.metadata import MetadataRequest, MetadataResponse
@@ -115,6 +118,45 @@ class TestBoth:
         assert asyncio.run(use()) == {"t": 2}
 
 
+def lose_the_folder(kafka: EmbeddedKafka, data: Path) -> None:
+    """Remove the data folder under a running broker, and let it find out."""
+    shutil.rmtree(data)
+    records = build_batch([(1_700_000_000_000, None, b"x", ())])
+    partition = TopicProduceData(name="t", partition_data=[PartitionProduceData(index=0, records=records)])
+    request = ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[partition])
+    answer = ask(kafka.bootstrap_servers, request, ProduceResponse, 9).responses[0].partition_responses[0]
+    assert answer.error_code == KafkaStorageError.code
+
+
+@pytest.mark.parametrize("process", MODES)
+class TestFailure:
+    """A broker that ends by itself because of its data folder."""
+
+    def sentence(self, process: bool, data: Path) -> str:
+        if process:
+            return "the broker process has ended with exit code 1; its standard error says why"
+        return rf"data directory {data} cannot be used: t-0: .* something has removed it: restore it"
+
+    def test_the_end_of_the_block_raises_it(
+        self, process: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        data = tmp_path / "data"
+        kafka = EmbeddedKafka(data=data, process=process, topics={"t": 1})
+        with pytest.raises(EmbeddedKafkaError, match=self.sentence(process, data)), kafka:
+            lose_the_folder(kafka, data)
+        if process:
+            assert f"ottla broker: data directory {data} cannot be used: t-0: " in capfd.readouterr().err
+
+    def test_what_the_block_raised_gets_it_as_a_note(self, process: bool, tmp_path: Path) -> None:
+        data = tmp_path / "data"
+        kafka = EmbeddedKafka(data=data, process=process, topics={"t": 1})
+        with pytest.raises(ZeroDivisionError) as caught, kafka:  # noqa: PT012
+            lose_the_folder(kafka, data)
+            raise ZeroDivisionError
+        (note,) = caught.value.__notes__
+        assert re.search(self.sentence(process, data), note)
+
+
 def _topic(name: str) -> Any:
     from ottla_wire.messages.metadata import MetadataRequestTopic
 
@@ -122,6 +164,21 @@ def _topic(name: str) -> Any:
 
 
 class TestThread:
+    def test_whoever_asks_a_failed_broker_for_its_address_is_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = tmp_path / "data"
+        kafka = EmbeddedKafka(data=data, topics={"t": 1}).start()
+        lose_the_folder(kafka, data)
+        assert not kafka.is_running
+        for use in (lambda: kafka.bootstrap_servers, kafka.start, kafka.stop):
+            with pytest.raises(EmbeddedKafkaError, match="t-0: "):
+                use()
+        assert "the embedded broker stops: data directory" in caplog.text
+        kafka.stop()
+        with kafka:  # a new one, in a new folder
+            assert topics_of(kafka.bootstrap_servers) == {"t": 1}
+
     def test_several_run_side_by_side(self) -> None:
         with EmbeddedKafka(topics={"a": 1}) as one, EmbeddedKafka(topics={"b": 1}) as other:
             assert one.bootstrap_servers != other.bootstrap_servers

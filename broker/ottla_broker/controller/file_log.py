@@ -61,7 +61,14 @@ class FileMetadataLog:
 
     @classmethod
     def open(
-        cls, files: Files, data: Path, *, node_id: int, directory_id: Uuid, wall_ms: Callable[[], int]
+        cls,
+        files: Files,
+        data: Path,
+        *,
+        node_id: int,
+        directory_id: Uuid,
+        wall_ms: Callable[[], int],
+        on_offline: Callable[[KafkaStorageError], None] | None = None,
     ) -> FileMetadataLog:
         """Open or create the log in the data folder, and begin a new epoch.
 
@@ -69,6 +76,7 @@ class FileMetadataLog:
             data: the folder of all logs (`log.dirs`), held by this process.
             directory_id: the id of that folder, from meta.properties.
             wall_ms: the clock of record timestamps.
+            on_offline: told when the log, once it is open, can be read and written no longer.
 
         Raises:
             KafkaStorageError: the log cannot be read or written.
@@ -83,6 +91,7 @@ class FileMetadataLog:
             write_quorum_state(files, folder, QuorumState(epoch, node_id, node_id, directory_id))
         except OSError as error:
             raise KafkaStorageError(f"the vote for epoch {epoch} cannot be written to {folder}: {error}") from error
+        log.on_offline = on_offline
         opened = cls(log, node_id, epoch, wall_ms)
         opened._begin_epoch()
         return opened
@@ -140,6 +149,13 @@ class FileMetadataLog:
         """Call back with the committed offset whenever it moves."""
         self._callbacks.append(callback)
 
+    def take_offline(self, reason: KafkaStorageError) -> None:
+        """Append nothing any more: the folder that the log lies in has failed elsewhere."""
+        self._log.take_offline(reason)
+
     def close(self) -> None:
-        """Let go of the files."""
-        self._log.close()
+        """Let go of the files. `on_offline` hears of what cannot be written; it is made anew when the log is opened."""
+        try:
+            self._log.close()
+        except KafkaStorageError:
+            self._log.abandon()

@@ -5,15 +5,17 @@ appended is in the page cache and survives the death of the process; it survives
 `SyncTarget.sync`, and a new, renamed or removed name only after `sync_directory`. Tests put a file system in memory
 behind the same interface that loses exactly what it is allowed to lose.
 
-fsync may run on another thread: `sync_target` opens a descriptor of its own, so that nothing else has to be shared with
-that thread.
+One thread owns the open files. fsync may run on another: `sync_target` opens a descriptor of its own, so that nothing
+else has to be shared with that thread. Small files may be written, and names changed, on any thread.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -130,19 +132,26 @@ class Files(Protocol):
     def sync_target(self, path: Path) -> SyncTarget:
         """Take hold of a file in order to fsync it later, perhaps on another thread."""
 
+    def free_bytes(self, folder: Path) -> int:
+        """How much may still be written below a folder."""
+
 
 class OsSyncTarget:
     """A descriptor that is fsynced and closed."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_path")
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self._path = path
 
     def sync(self) -> None:
         """Fsync and close."""
         try:
             os.fsync(self._fd)
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         finally:
             os.close(self._fd)
 
@@ -167,25 +176,28 @@ class OsLogFile:
             written = os.pwrite(fd, data, size)
             while written < length:  # a full disk writes what fits and says so at the next call
                 written += os.pwrite(fd, memoryview(data)[written:], size + written)
-        except OSError:
-            try:
+        except OSError as error:
+            with suppress(OSError):  # the first error is the one to report; recovery cuts the rest off
                 os.ftruncate(fd, size)
-            except OSError:
-                pass  # the first error is the one to report; recovery cuts the rest off
+            error.filename = str(self.path)
             raise
         self.size = size + length
 
     def read(self, size: int, position: int) -> bytes:
         """Read a range."""
         fd = self._descriptor()
-        data = os.pread(fd, size, position)
-        if len(data) == size or position + len(data) >= self.size:
-            return data
-        parts = [data]
-        got = len(data)
-        while got < size and (more := os.pread(fd, size - got, position + got)):
-            parts.append(more)
-            got += len(more)
+        try:
+            data = os.pread(fd, size, position)
+            if len(data) == size or position + len(data) >= self.size:
+                return data
+            parts = [data]
+            got = len(data)
+            while got < size and (more := os.pread(fd, size - got, position + got)):
+                parts.append(more)
+                got += len(more)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         return b"".join(parts)
 
     def truncate(self, size: int) -> None:
@@ -212,7 +224,7 @@ class OsLogFile:
     def _descriptor(self) -> int:
         fd = self._fd
         if fd < 0:
-            fd = self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = self._fd = self._pool.descriptor(self.path, os.O_RDWR)
         self._pool.touch(self)
         return fd
 
@@ -229,6 +241,22 @@ class OsFiles:
         """Descriptors held at the moment."""
         return len(self._open)
 
+    def descriptor(self, path: Path, flags: int) -> int:
+        """Open a file. If the process may open no more, those of the pool give way: they can be opened again."""
+        flags |= os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o644)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                raise
+        while self._open:
+            self._close_oldest()
+        return os.open(path, flags, 0o644)
+
+    def _close_oldest(self) -> None:
+        _, oldest = self._open.popitem(last=False)
+        oldest.release()
+
     def touch(self, file: OsLogFile) -> None:
         """Note the use of a file; the one unused for longest gives way when there are too many."""
         key = id(file)
@@ -237,8 +265,7 @@ class OsFiles:
         except KeyError:
             self._open[key] = file
             while len(self._open) > self._max_open:
-                _, oldest = self._open.popitem(last=False)
-                oldest.release()
+                self._close_oldest()
 
     def forget(self, file: OsLogFile) -> None:
         """The file was closed by its owner."""
@@ -246,8 +273,7 @@ class OsFiles:
 
     def open(self, path: Path, *, create: bool = False) -> OsLogFile:
         """Open a file for appending."""
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        file = OsLogFile(self, path, os.open(path, flags, 0o644))
+        file = OsLogFile(self, path, self.descriptor(path, os.O_RDWR | (os.O_CREAT if create else 0)))
         self.touch(file)
         return file
 
@@ -273,14 +299,24 @@ class OsFiles:
 
     def write(self, path: Path, data: bytes) -> None:
         """Overwrite the file."""
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
     def replace(self, path: Path, data: bytes) -> None:
         """Write beside it, fsync, rename, fsync the folder."""
         draft = path.with_name(path.name + ".tmp")
-        draft.write_bytes(data)
-        OsSyncTarget(draft).sync()
-        os.rename(draft, path)
+        try:
+            draft.write_bytes(data)
+            self._fsync(draft)
+            os.rename(draft, path)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            error.filename = str(path)
+            raise
         self.sync_directory(path.parent)
 
     def rename(self, source: Path, target: Path) -> None:
@@ -301,8 +337,16 @@ class OsFiles:
 
     def sync_directory(self, folder: Path) -> None:
         """Fsync the folder."""
-        OsSyncTarget(folder).sync()
+        self._fsync(folder)
 
     def sync_target(self, path: Path) -> OsSyncTarget:
         """A descriptor of its own for the fsync."""
-        return OsSyncTarget(path)
+        return OsSyncTarget(self.descriptor(path, os.O_RDONLY), path)
+
+    def free_bytes(self, folder: Path) -> int:
+        """What the file system gives this user."""
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
+
+    def _fsync(self, path: Path) -> None:
+        OsSyncTarget(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path).sync()

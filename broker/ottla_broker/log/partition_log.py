@@ -3,8 +3,9 @@
 Theory of operation. One thread owns a log; every call is synchronous. `append` checks, patches offsets into the
 caller's buffer, and hands it to one `write`; only then do indexes, producer state and end offset move, so that a failed
 append leaves everything as it was. A failed write or fsync takes the log offline: it refuses everything with
-KafkaStorageError until it is opened again, which runs recovery. A log that was opened with `make_later` has no folder
-before its first append: a topic of a thousand partitions costs nothing until they are used.
+KafkaStorageError until it is opened again, which runs recovery. Whoever owns the log is told (`on_offline`). A log that
+was opened with `make_later` has no folder before its first append: a topic of a thousand partitions costs nothing until
+they are used.
 
 fsync is separate. `prepare_flush` names what has to be fsynced (`FlushWork`, to be run anywhere), `flush_done` takes
 note of it. All below `flushed_offset` is durable, and with the first flush the folder is, and the topic's id in it. The
@@ -146,6 +147,7 @@ class PartitionLog:
         self.producers = ProducerStates(self.name, producer_id_expiration_ms, require_verification=verify_transactions)
         self.on_flush_wanted: Callable[[PartitionLog], None] | None = None
         self.on_recovery_point_lowered: Callable[[PartitionLog], None] | None = None
+        self.on_offline: Callable[[KafkaStorageError], None] | None = None
         self._files = files
         self._snapshots = Snapshots(files, folder)
         self._validator = LeaderValidator(self.name, config)
@@ -294,6 +296,19 @@ class PartitionLog:
         self.producers.forget_unreplicated(offset)
 
     # ---- append
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The leader of `epoch` appends from here on.
+
+        Noted even without an append: a follower whose last epoch is a later, empty one needs it to truncate right.
+        Raises KafkaStorageError.
+        """
+        if self.offline is not None:
+            raise self.offline
+        try:
+            self.leader_epochs.assign(epoch, self.log_end_offset)
+        except OSError as error:
+            raise self._go_offline(error) from error
 
     def append(
         self,
@@ -590,6 +605,10 @@ class PartitionLog:
         """`work.run` has raised: what is on the disk is unknown, so the log goes offline."""
         self._go_offline(error)
 
+    def take_offline(self, reason: KafkaStorageError) -> None:
+        """Refuse everything from now on: the folder that the log lies in has failed elsewhere."""
+        self.offline = self.offline or reason
+
     def flush(self, upto_offset: int | None = None) -> None:
         """Fsync on this thread. Raises KafkaStorageError."""
         work = self.prepare_flush(upto_offset)
@@ -613,8 +632,8 @@ class PartitionLog:
         if offset < self._bases[0]:
             self.truncate_fully_and_start_at(offset, now_ms=now_ms)
             return True
-        self._lower_recovery_point(offset)
         try:
+            self._lower_recovery_point(offset)
             keep = self._segment_index(offset) + 1
             self._drop_segments(self._segments[keep:], now_ms)
             self._set_segments(self._segments[:keep])
@@ -632,8 +651,8 @@ class PartitionLog:
         """Empty the log; the next record gets `offset`."""
         if self.offline is not None:
             raise self.offline
-        self._lower_recovery_point(offset)
         try:
+            self._lower_recovery_point(offset)
             if self._is_unmade:
                 self._make()
             self._drop_segments(self._segments, now_ms)
@@ -796,8 +815,12 @@ class PartitionLog:
         if self.offline is None:
             self.offline = self._storage_error(error)
             logger.error("%s goes offline: %s", self.name, self.offline)
+            if self.on_offline is not None:
+                self.on_offline(self.offline)
         return self.offline
 
     def _storage_error(self, error: OSError) -> KafkaStorageError:
         path = error.filename or self.folder
-        return KafkaStorageError(f"{self.name}: {path}: {error.strerror or error} (errno {error.errno})")
+        failure = KafkaStorageError(f"{self.name}: {path}: {error.strerror or error} (errno {error.errno})")
+        failure.__cause__ = error
+        return failure

@@ -81,8 +81,12 @@ class Snapshots:
 
     def list_files(self) -> None:
         """Find what is there."""
-        names = (name for name in self._files.list(self._folder) if name.endswith(SNAPSHOT_SUFFIX))
-        self.offsets = sorted(int(name.removesuffix(SNAPSHOT_SUFFIX)) for name in names)
+        names = [
+            name.removesuffix(SNAPSHOT_SUFFIX)
+            for name in self._files.list(self._folder)
+            if name.endswith(SNAPSHOT_SUFFIX)
+        ]
+        self.offsets = sorted(int(name) for name in names if name.isdecimal())
 
     def path(self, offset: int) -> Path:
         """The file of the snapshot as of an offset."""

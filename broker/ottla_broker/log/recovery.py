@@ -30,7 +30,7 @@ from ottla_broker.log.segment import (
     file_path,
 )
 from ottla_broker.log.validation import read_marker
-from ottla_wire.errors import CorruptMessage, InvalidRecord
+from ottla_wire.errors import CorruptMessage, InvalidRecord, KafkaStorageError
 from ottla_wire.records import crc32c
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ class Loader:
         swaps = [name for name in names if name.endswith(SWAP_SUFFIX)]
         # segments are renamed .cleaned -> .swap from the last to the first: while one is still .cleaned, the swap has
         # not begun
-        first_cleaned = min((_offset_of(name) for name in cleaned), default=2**63)
-        valid_swaps = [name for name in swaps if _offset_of(name) < first_cleaned]
+        first_cleaned = min((self._offset_of(name) for name in cleaned), default=2**63)
+        valid_swaps = [name for name in swaps if self._offset_of(name) < first_cleaned]
         for name in names:
             if name.endswith((DELETED_SUFFIX, CLEANED_SUFFIX, ".tmp")) or (name in swaps and name not in valid_swaps):
                 self._files.remove(self._folder / name)
@@ -124,7 +124,7 @@ class Loader:
             self._finish_swap(valid_swaps)
 
     def _finish_swap(self, swaps: list[str]) -> None:
-        bases = sorted(_offset_of(name) for name in swaps if name.endswith(LOG_SUFFIX + SWAP_SUFFIX))
+        bases = sorted(self._offset_of(name) for name in swaps if name.endswith(LOG_SUFFIX + SWAP_SUFFIX))
         if bases:
             last = self._files.open(file_path(self._folder, bases[-1], LOG_SUFFIX + SWAP_SUFFIX))
             end = bases[-1] + 1
@@ -132,18 +132,24 @@ class Loader:
                 end = header.last_offset + 1
             last.close()
             for name in self._files.list(self._folder):
-                if name.endswith(SEGMENT_SUFFIXES) and bases[0] <= _offset_of(name) < end:
+                if name.endswith(SEGMENT_SUFFIXES) and bases[0] <= self._offset_of(name) < end:
                     self._files.remove(self._folder / name)
         for name in swaps:
             self._files.rename(self._folder / name, self._folder / name.removesuffix(SWAP_SUFFIX))
         self._files.sync_directory(self._folder)
 
+    def _offset_of(self, name: str) -> int:
+        digits = name.partition(".")[0]
+        if not digits.isdecimal():
+            raise KafkaStorageError(f"{self._folder / name} is no file of a partition")
+        return int(digits)
+
     def _open_segments(self) -> list[Segment]:
         names = self._files.list(self._folder)
-        bases = sorted(_offset_of(name) for name in names if name.endswith(LOG_SUFFIX))
+        bases = sorted(self._offset_of(name) for name in names if name.endswith(LOG_SUFFIX))
         known = set(bases)
         for name in names:
-            if name.endswith(SEGMENT_SUFFIXES) and _offset_of(name) not in known:
+            if name.endswith(SEGMENT_SUFFIXES) and self._offset_of(name) not in known:
                 logger.warning("%s is removed: there is no segment for it", self._folder / name)
                 self._files.remove(self._folder / name)
         return [Segment(self._files, self._folder, base, self._config, self._now_ms) for base in bases]
@@ -365,7 +371,3 @@ def _stored_batches(segment: Segment) -> Iterator[tuple[int, BatchHeader, bytes]
 
 def _batches_of(data: bytes) -> Iterator[tuple[int, BatchHeader]]:
     return b.split(data)
-
-
-def _offset_of(name: str) -> int:
-    return int(name.partition(".")[0])

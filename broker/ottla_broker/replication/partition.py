@@ -131,8 +131,7 @@ class Partition:
         self.leader = image.leader
         self.leader_epoch = image.leader_epoch
         if elected:
-            # Even without any append: a follower whose last epoch is a later, empty one needs it to truncate right.
-            self.log.leader_epochs.assign(self.leader_epoch, self.log.log_end_offset)
+            self.log.begin_epoch(self.leader_epoch)
             self.epoch_start_offset = self.log.log_end_offset
         elif not self.is_leader:
             self.epoch_start_offset = None

@@ -39,7 +39,10 @@ class LogStorage(Protocol):
     """What the replica manager wants of the log directory."""
 
     def open_log(self, topic: str, index: int, topic_id: Uuid, config: LogConfig) -> PartitionLog:
-        """The partition's log with its checkpointed offsets, made if it is not there. Raises KafkaError."""
+        """The partition's log with its checkpointed offsets, made if it is not there.
+
+        Raises KafkaStorageError, and then stops the broker: a partition that is silently not served helps nobody.
+        """
         ...
 
     def delete_log(self, topic: str, index: int) -> None:
@@ -188,9 +191,8 @@ class ReplicaManager:
             config, sync_before_ack = self._log_config(topic)
             try:
                 log = self._storage.open_log(topic, index, topic_id, config)
-            except (OSError, errors.KafkaError):
-                logger.exception("the log of %s-%d cannot be opened, the partition is not served", topic, index)
-                return
+            except errors.KafkaStorageError:
+                return  # the storage has said so, and the broker stops
             partition = self._partitions[(topic, index)] = Partition(
                 topic,
                 topic_id,
@@ -201,7 +203,10 @@ class ReplicaManager:
                 on_moved=self._note_moved,
             )
         led_epoch = partition.leader_epoch if partition.is_leader else None
-        partition.apply(image)
+        try:
+            partition.apply(image)
+        except errors.KafkaStorageError:
+            return
         listener = self._listeners.get(topic)
         if listener is None:
             return
@@ -222,6 +227,11 @@ class ReplicaManager:
         if listener is not None and was_leader:
             listener.resigned(index, partition.leader_epoch)
         self._storage.delete_log(topic, index)
+
+    def storage_failed(self) -> None:
+        """No log here gives or takes anything any more: whoever waits for one is told."""
+        for partition in self._partitions.values():
+            self._note_moved(partition)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

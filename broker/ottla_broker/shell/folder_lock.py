@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 LOCK_NAME = ".lock"
@@ -42,13 +43,15 @@ class FolderLock:
                 raise FolderInUse(_owner(written)) from None
             raise
         _held[self._key] = address
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()} {address}\n".encode(), 0)
+        with suppress(OSError):  # what is written there is only for people
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()} {address}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the folder back."""
         if _held.pop(self._key, None) is not None:
-            os.ftruncate(self._fd, 0)
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
             os.close(self._fd)
 
 

@@ -3,6 +3,10 @@
 It holds the folder's lock and identity, opens logs with their checkpointed offsets, and runs the duties: fsync of
 segments that were rolled, `flush.ms`, retention, removal of deleted files, expiry of producer state, checkpoints. What
 blocks goes through `background`, which a shell with a disk thread replaces; without one it runs at once.
+
+A folder fails as a whole, as in Kafka: after the first error of a write, a read or an fsync (`fail`) no log takes
+anything more, nothing is written, and the broker, which has no other folder, has to stop. There is then no
+clean-shutdown marker, so the next start checks the logs: what was acknowledged is there, half a batch is cut off.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ from ottla_broker.shell.meta_properties import (
     write_meta_properties,
 )
 from ottla_broker.shell.offset_checkpoint import OffsetCheckpoint, Partition
-from ottla_wire.errors import KafkaError
+from ottla_broker.shell.storage_failure import describe_failure, os_error_of, reason_of
+from ottla_wire.errors import KafkaError, KafkaStorageError
 from ottla_wire.schema import Uuid
 
 if TYPE_CHECKING:
@@ -65,6 +70,8 @@ class LogDirectory:
         was_clean_shutdown: whether the last broker here stopped in good order.
         logs: the open logs.
         background: runs what blocks; see `Background`.
+        failure: the sentence that says why the folder is of no more use; None while it is.
+        on_failure: called once, with that sentence, on the broker's thread.
     """
 
     def __init__(
@@ -83,6 +90,8 @@ class LogDirectory:
         self.was_clean_shutdown = was_clean_shutdown
         self.logs: dict[Partition, PartitionLog] = {}
         self.background: Background = run_at_once
+        self.failure: str | None = None
+        self.on_failure: Callable[[str], None] | None = None
         self._config = config
         self._files = files
         self._wall_ms = wall_ms
@@ -120,12 +129,12 @@ class LogDirectory:
             LogDirectoryError: the folder is in use, is another node's, or cannot be read and written.
         """
         folder = config.data
-        lock = _take(folder, address or (f"{config.host}:{config.port}" if config.port else ""))
+        lock = _take(files, folder, address or (f"{config.host}:{config.port}" if config.port else ""))
         try:
             return cls._open_locked(config, files, wall_ms, lock)
         except (OSError, MetaPropertiesError) as error:
             lock.release()
-            raise LogDirectoryError(f"data directory {folder} cannot be used: {_reason(error)}") from error
+            raise LogDirectoryError(describe_failure(folder, error, _free_bytes(files, folder))) from error
         except BaseException:
             lock.release()
             raise
@@ -178,15 +187,30 @@ class LogDirectory:
         """The partition's log with its checkpointed offsets; a new one, which costs nothing yet, if it is not there.
 
         A folder of a deleted topic of the same name makes room, and so does what a crash left of a folder of which
-        nothing was durable yet. Raises KafkaStorageError.
+        nothing was durable yet. A log that cannot be opened is a failure of the whole folder. Raises KafkaStorageError.
         """
         partition = (topic, index)
         assert partition not in self.logs, f"{topic}-{index} is open already"
+        if self.failure is not None:
+            raise KafkaStorageError(self.failure)
+        try:
+            log = self._open_log(partition, topic_id, config)
+        except Exception as error:  # whatever is wrong with what lies there: to go on without it would hide it
+            raise self._cannot_open(f"{topic}-{index}", error) from error
+        log.on_flush_wanted = self._want_flush
+        log.on_recovery_point_lowered = self._store_recovery_points_now
+        log.on_offline = self.fail
+        self._unchecked.discard(partition)
+        self.logs[partition] = log
+        return log
+
+    def _open_log(self, partition: Partition, topic_id: Uuid, config: LogConfig) -> PartitionLog:
+        topic, index = partition
         folder = self.path / f"{topic}-{index}"
         if self._files.exists(folder) and not self._is_of(folder, partition, topic_id):
             self._discard(folder)
             self._forget(partition)
-        log = PartitionLog.open(
+        return PartitionLog.open(
             self._files,
             folder,
             topic,
@@ -202,11 +226,17 @@ class LogDirectory:
             verify_transactions=self._config.transaction_partition_verification_enable,
             make_later=True,
         )
-        log.on_flush_wanted = self._want_flush
-        log.on_recovery_point_lowered = self._store_recovery_points_now
-        self._unchecked.discard(partition)
-        self.logs[partition] = log
-        return log
+
+    def _cannot_open(self, name: str, error: Exception) -> KafkaStorageError:
+        cause = os_error_of(error)
+        sentence = f"the log of {name} cannot be opened: {reason_of(cause or error)}"
+        if cause is None:
+            logger.error("the log of %s cannot be opened", name, exc_info=error)
+            sentence += f"; restore {self.path / name} from a copy, or move it away to go on without its records"
+        failure = KafkaStorageError(sentence)
+        failure.__cause__ = error
+        self.fail(failure)
+        return failure
 
     def _is_of(self, folder: Path, partition: Partition, topic_id: Uuid) -> bool:
         known = read_topic_id(self._files, folder)
@@ -219,7 +249,13 @@ class LogDirectory:
         return False
 
     def delete_log(self, topic: str, index: int) -> None:
-        """Close the log and remove its folder, in the background. Raises KafkaStorageError."""
+        """Close the log and remove its folder, in the background. An error is a failure of the whole folder."""
+        try:
+            self._delete_log(topic, index)
+        except (KafkaStorageError, OSError) as error:
+            self.fail(error)
+
+    def _delete_log(self, topic: str, index: int) -> None:
         partition = (topic, index)
         log = self.logs.pop(partition, None)
         self._forget(partition)
@@ -231,13 +267,13 @@ class LogDirectory:
         self._unflushed_since_ms.pop(log, None)
         target = self._delete_target(log.name)
         log.delete(target)
-        self.background(partial(self._files.remove_tree, target), _note_failure)
+        self.background(partial(self._files.remove_tree, target), self._background_done)
 
     def _discard(self, folder: Path) -> None:
         target = self._delete_target(folder.name)
         self._files.rename(folder, target)
         self._files.sync_directory(self.path)
-        self.background(partial(self._files.remove_tree, target), _note_failure)
+        self.background(partial(self._files.remove_tree, target), self._background_done)
 
     def _delete_target(self, name: str) -> Path:
         topic, _, index = name.rpartition("-")
@@ -249,10 +285,31 @@ class LogDirectory:
         for checkpoint in (self._recovery_points, self._log_starts, self._high_watermarks):
             checkpoint.forget(partition)
 
+    # ---- failure
+
+    def fail(self, error: BaseException) -> None:
+        """Give the folder up: nothing more is written to it, and no log in it takes or gives anything."""
+        if self.failure is not None:
+            return
+        self.failure = describe_failure(self.path, error, _free_bytes(self._files, self.path))
+        reason = KafkaStorageError(self.failure)
+        for log in self.logs.values():
+            log.take_offline(reason)
+        if self.on_failure is not None:
+            self.on_failure(self.failure)
+
+    def _background_done(self, error: BaseException | None) -> None:
+        if isinstance(error, OSError | KafkaStorageError):
+            self.fail(error)
+        elif error is not None:
+            logger.error("work on the data directory failed", exc_info=error)
+
     # ---- time
 
     def tick(self, now_ms: int) -> None:
-        """Do what is due. Errors of single logs are logged; the log concerned is offline then."""
+        """Do what is due."""
+        if self.failure is not None:
+            return
         self._now_ms = now_ms
         wanted, self._flush_wanted = self._flush_wanted, {}
         for log in wanted:
@@ -264,6 +321,8 @@ class LogDirectory:
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do."""
+        if self.failure is not None:
+            return None
         if self._flush_wanted:
             return self._now_ms
         return min(self._duties.next_ms, self._next_scan_ms)
@@ -282,7 +341,7 @@ class LogDirectory:
             if log.next_doomed_ms is not None:
                 paths = log.take_doomed(wall_ms)
                 if paths:
-                    self.background(partial(self._remove, paths), _note_failure)
+                    self.background(partial(self._remove, paths), self._background_done)
         self._next_scan_ms = now_ms + interval_ms
 
     def _flush_by_time(self, log: PartitionLog, now_ms: int) -> None:
@@ -317,8 +376,8 @@ class LogDirectory:
         for log in list(self.logs.values()):
             try:
                 log.delete_old_segments(self._wall_ms())
-            except KafkaError as error:
-                logger.error("retention of %s failed: %s", log.name, error)
+            except KafkaStorageError:
+                return  # the folder has failed
 
     def _expire_producers(self) -> None:
         for log in self.logs.values():
@@ -345,7 +404,7 @@ class LogDirectory:
     def _store(self, checkpoint: OffsetCheckpoint, offsets: dict[Partition, int]) -> None:
         write = checkpoint.update(offsets)
         if write is not None:
-            self.background(write, _note_failure)
+            self.background(write, self._background_done)
 
     def _store_recovery_points_now(self, log: PartitionLog) -> None:
         write = self._recovery_points.update({key: other.recovery_point for key, other in self.logs.items()})
@@ -355,40 +414,35 @@ class LogDirectory:
     # ---- the end
 
     def close(self) -> None:
-        """Close all logs durably, write the checkpoints and the clean-shutdown marker, and give the folder back."""
+        """Close all logs durably, write the checkpoints and the clean-shutdown marker, and give the folder back.
+
+        If the folder has failed, or fails now, nothing is written.
+        """
+        logs, self.logs = self.logs, {}
         try:
-            self._close_logs()
+            if self.failure is None:
+                self._close_logs(logs)
+        except (KafkaStorageError, OSError) as error:
+            self.fail(error)
         finally:
+            for log in logs.values():
+                log.abandon()
             self._lock.release()
 
-    def _close_logs(self) -> None:
-        is_clean = not self._unchecked
-        recovery_points: dict[Partition, int] = {}
-        for partition, log in self.logs.items():
-            try:
-                log.close()
-                recovery_points[partition] = log.log_end_offset
-            except KafkaError as error:
-                logger.error("%s was not closed in good order: %s", log.name, error)
-            if log.offline is not None:
-                is_clean = False
-        logs, self.logs = self.logs, {}
-        starts = {partition: log.log_start_offset for partition, log in logs.items()}
-        watermarks = {partition: log.high_watermark for partition, log in logs.items()}
-        try:
-            for checkpoint, offsets in (
-                (self._recovery_points, recovery_points),
-                (self._log_starts, starts),
-                (self._high_watermarks, watermarks),
-            ):
-                write = checkpoint.update(offsets)
-                if write is not None:
-                    write()
-            if is_clean:
-                content = json.dumps({"version": 0, "brokerEpoch": -1}, separators=(",", ":"))
-                self._files.replace(self.path / CLEAN_SHUTDOWN_MARKER, content.encode())
-        except OSError as error:
-            logger.error("data directory %s was not closed in good order: %s", self.path, _reason(error))
+    def _close_logs(self, logs: dict[Partition, PartitionLog]) -> None:
+        for log in logs.values():
+            log.close()
+        for checkpoint, offsets in (
+            (self._recovery_points, {partition: log.log_end_offset for partition, log in logs.items()}),
+            (self._log_starts, {partition: log.log_start_offset for partition, log in logs.items()}),
+            (self._high_watermarks, {partition: log.high_watermark for partition, log in logs.items()}),
+        ):
+            write = checkpoint.update(offsets)
+            if write is not None:
+                write()
+        if not self._unchecked:
+            content = json.dumps({"version": 0, "brokerEpoch": -1}, separators=(",", ":"))
+            self._files.replace(self.path / CLEAN_SHUTDOWN_MARKER, content.encode())
 
 
 class _Duties:
@@ -420,12 +474,7 @@ def run_at_once(work: Callable[[], None], done: Callable[[BaseException | None],
         done(None)
 
 
-def _note_failure(error: BaseException | None) -> None:
-    if error is not None:
-        logger.error("work on the data directory failed: %s", error)
-
-
-def _take(folder: Path, address: str) -> FolderLock:
+def _take(files: Files, folder: Path, address: str) -> FolderLock:
     try:
         if not folder.parent.is_dir():
             raise LogDirectoryError(f"data directory {folder} cannot be made: {folder.parent} is not a directory")
@@ -438,10 +487,11 @@ def _take(folder: Path, address: str) -> FolderLock:
             f"data directory {folder} is in use by {error.owner}; stop it or choose another --data"
         ) from None
     except OSError as error:
-        raise LogDirectoryError(f"data directory {folder} cannot be used: {_reason(error)}") from error
+        raise LogDirectoryError(describe_failure(folder, error, _free_bytes(files, folder.parent))) from error
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+def _free_bytes(files: Files, folder: Path) -> int | None:
+    try:
+        return files.free_bytes(folder)
+    except OSError:
+        return None

@@ -3,6 +3,9 @@
 Start: bind the port, take the data folder, replay the metadata, open the logs, load the coordinators, then serve. Stop:
 accept nothing new, answer what can be answered, flush, write checkpoints and the clean-shutdown marker. A start that
 fails gives back what it took, and says why in one sentence.
+
+A node has one data folder. When that fails, it can neither keep what it is sent nor give what it has: what waits is
+answered KAFKA_STORAGE_ERROR, `failure` says why in one sentence, and `on_failure` asks the owner to stop it.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ from ottla_broker.shell.clock import SystemClock
 from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError, run_at_once
 from ottla_broker.shell.server import Server
 from ottla_broker.shell.topic_settings import log_config
-from ottla_wire.errors import KafkaError
+from ottla_wire.errors import KafkaError, KafkaStorageError
 from ottla_wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from ottla_wire.schema import Uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ottla_broker.shell.config import BrokerConfig
 
@@ -52,15 +55,21 @@ class BrokerStartError(Exception):
     """The broker cannot start; the message is one sentence for the person who started it."""
 
 
+class BrokerFailedError(Exception):
+    """The broker ran and can go on no longer; the message is one sentence for the person who started it."""
+
+
 class Node:
     """One broker on the running event loop.
 
     Args:
         topics: topics to create if they do not exist, with their numbers of partitions (-1: the default).
         files: the file system of the logs.
+        on_failure: called once if the node can go on no longer; it is to be stopped then.
 
     Attributes:
         host, port: what clients are told to connect to; known after `start`.
+        failure: why the node can go on no longer, or could not stop in good order; None if all is well.
     """
 
     def __init__(
@@ -70,15 +79,19 @@ class Node:
         topics: Mapping[str, int] | None = None,
         files: Files | None = None,
         rng: random.Random | None = None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.host = ""
         self.port = 0
+        self.failure: str | None = None
+        self._on_failure = on_failure
         self._topics = dict(topics or {})
         self._files = files or OsFiles()
         self._rng = rng or random.Random()
         self._clock = SystemClock()
         self._undo = ExitStack()
+        self._metadata_log: FileMetadataLog | None = None
         self._server: Server | None = None
         self._broker: Broker | None = None
 
@@ -88,7 +101,7 @@ class Node:
             try:
                 await self._start(undo)
             except (LogDirectoryError, KafkaError) as error:
-                raise BrokerStartError(str(error)) from error
+                raise BrokerStartError(self.failure or str(error)) from error
             self._undo = undo.pop_all()
 
     async def stop(self) -> None:
@@ -105,14 +118,9 @@ class Node:
         directory = LogDirectory.open(
             config, files=self._files, wall_ms=clock.wall_ms, address=f"{self.host}:{self.port}"
         )
+        directory.on_failure = self._storage_failed
         undo.callback(directory.close)
-        metadata_log = FileMetadataLog.open(
-            self._files,
-            config.data,
-            node_id=config.node_id,
-            directory_id=directory.directory_id,
-            wall_ms=clock.wall_ms,
-        )
+        metadata_log = self._metadata_log = self._open_metadata_log(directory)
         undo.callback(metadata_log.close)
         controller = Controller(metadata_log, cluster_id=directory.cluster_id, config=config, rng=self._rng)
         replicas = ReplicaManager(
@@ -151,6 +159,8 @@ class Node:
             clean_shutdown=directory.was_clean_shutdown,
         )
         self._create_topics(controller)
+        if self.failure is not None:
+            raise BrokerStartError(self.failure)
         self._broker = Broker(
             config,
             clock=clock,
@@ -169,6 +179,30 @@ class Node:
         undo.callback(setattr, directory, "background", run_at_once)
         await self._server.start(listening)
         logger.info("node %d serves %s:%d, data in %s", config.node_id, self.host, self.port, config.data)
+
+    def _open_metadata_log(self, directory: LogDirectory) -> FileMetadataLog:
+        try:
+            return FileMetadataLog.open(
+                self._files,
+                self.config.data,
+                node_id=self.config.node_id,
+                directory_id=directory.directory_id,
+                wall_ms=self._clock.wall_ms,
+                on_offline=directory.fail,
+            )
+        except KafkaStorageError as error:
+            directory.fail(error)
+            raise
+
+    def _storage_failed(self, sentence: str) -> None:
+        self.failure = sentence
+        if self._metadata_log is not None:
+            self._metadata_log.take_offline(KafkaStorageError(sentence))
+        if self._broker is not None:
+            self._broker.replicas.storage_failed()
+        if self._server is not None:
+            self._server.request_turn()
+        self._on_failure()
 
     def _create_topics(self, controller: Controller) -> None:
         missing = {name: count for name, count in self._topics.items() if name not in controller.image.topics_by_name}

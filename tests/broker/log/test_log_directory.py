@@ -121,7 +121,7 @@ def test_a_folder_without_a_parent_is_refused_in_one_sentence(place: Place, tmp_
 
 def test_a_file_in_the_place_of_the_folder_is_refused_in_one_sentence(place: Place) -> None:
     place.path.write_text("")
-    with pytest.raises(LogDirectoryError, match=r"cannot be used: .*File exists"):
+    with pytest.raises(LogDirectoryError, match=r"cannot be used .*File exists; choose another --data"):
         place.open()
 
 
@@ -236,6 +236,34 @@ def test_a_stop_with_a_log_offline_is_not_clean(place: Place) -> None:
     log.flush_failed(OSError(5, "Input/output error"))
     place.close(directory)
     assert not place.open().was_clean_shutdown
+
+
+def test_a_folder_that_failed_is_not_written_to_any_more(place: Place) -> None:
+    directory = place.open()
+    sentences: list[str] = []
+    directory.on_failure = sentences.append
+    log = open_orders(directory)
+    other = directory.open_log("bills", 0, OTHER_ID, LogConfig(segment_bytes=300, retention_bytes=0, flush_ms=1))
+    fill(log)
+    fill(other)
+    directory.tick(1)
+    fill(other)
+    fill(log)
+    log.flush_failed(OSError(5, "Input/output error"))
+    before = {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file() and path.name != ".lock"}
+    for refused in (log, other):
+        with pytest.raises(KafkaStorageError):
+            append(refused, batch())
+        with pytest.raises(KafkaStorageError):
+            refused.read(0, 100)
+    with pytest.raises(KafkaStorageError):
+        directory.open_log("notes", 0, OTHER_ID, SMALL)
+    directory.tick(10**9)
+    assert directory.deadline_ms() is None
+    place.close(directory)
+    assert {path: path.read_bytes() for path in before} == before
+    assert sentences == [directory.failure]
+    assert "Input/output error" in sentences[0]
 
 
 def test_damaged_checkpoints_are_ignored(place: Place) -> None:
