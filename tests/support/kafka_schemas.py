@@ -71,7 +71,8 @@ class KafkaField:
 
     def __init__(self, field: dict[str, Any], common: dict[str, list[dict[str, Any]]]) -> None:
         self.name = python_name(field["name"])
-        self.versions = VersionRange.parse(field["versions"])
+        # A few records leave it out where a field is tagged in all the versions that have it.
+        self.versions = VersionRange.parse(field.get("versions") or field["taggedVersions"])
         self.nullable = VersionRange.parse(field.get("nullableVersions", "none"))
         self.tagged = VersionRange.parse(field.get("taggedVersions", "none"))
         self.tag: int | None = field.get("tag")
