@@ -39,10 +39,12 @@ from ottla.listeners.endpoint import (
     unique,
 )
 from ottla.listeners.registry import ListenerRegistry
+from ottla.listeners.transactional import Transactional, with_manager
 from ottla.names import main_module_name
 from ottla.producer_factory import ProducerFactory
 from ottla.template import KafkaTemplate
 from ottla.topics import declare_topics
+from ottla.transaction.manager import KafkaTransactionManager
 
 logger = logging.getLogger("ottla.app")
 
@@ -227,6 +229,7 @@ class Ottla:
             partitions=endpoint.partitions,
             ack=endpoint.ack,
             batch=endpoint.batch,
+            transactional=self._transactional(endpoint),
             filter=endpoint.filter,
             on_error=endpoint.on_error or ErrorHandler(),
             consumer=endpoint.consumer,
@@ -243,6 +246,11 @@ class Ottla:
         )
         self.listeners.register(container)
         return container
+
+    def _transactional(self, endpoint: ListenerEndpoint) -> Transactional | None:
+        if endpoint.transactional is None:
+            return None
+        return with_manager(endpoint.transactional, KafkaTransactionManager(self.producer_factory))
 
     def _group_of(self, endpoint: ListenerEndpoint) -> str:
         default = self.settings.group or f"{self.name}.{endpoint.function.__name__}"
@@ -314,6 +322,7 @@ class Ottla:
                 for endpoint in endpoints:
                     self._register(endpoint)
                 self._started_client()
+                self.producer_factory.end_left_behind()
                 if self._topics:
                     declare_topics(self.admin, list(self._topics.values()))
                 self._running = True

@@ -66,6 +66,11 @@ class AckTracker:
                 for record in _last_of_each(records):
                     self._advance(record)
 
+    def done(self, records: int) -> None:
+        """So many records are done with, and their offsets are committed by other means."""
+        with self._lock:
+            self._count(records)
+
     def acknowledge(self, record: ConsumerRecord) -> None:
         """The listener has acknowledged this record and all before it in its partition."""
         with self._lock:

@@ -18,12 +18,16 @@ from ottla.listeners.ack import AckTracker
 from ottla.listeners.binding import BoundListener
 from ottla.listeners.container_properties import ContainerProperties, ContainerState
 from ottla.listeners.driver import Driver, settled
+from ottla.listeners.group_positions import AssignmentCommit, GroupPositions
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
-from ottla.listeners.unit_of_work import AcknowledgedWork
+from ottla.listeners.transactional_work import TransactionalWork
+from ottla.listeners.unit_of_work import AcknowledgedWork, UnitOfWork
 
 logger = logging.getLogger("ottla.listener")
 
 RESTART_DELAY_SECONDS = 1.0
+COMMITS_APART_MS = 10
+"""A fast listener polls every two or three milliseconds; a commit for each poll would take a tenth of its CPU."""
 
 AnyConsumer = KafkaConsumer | AsyncKafkaConsumer
 
@@ -42,6 +46,7 @@ class ConsumerRunner:
         share: explicit partitions and where to start in each.
         make_consumer: gives a new consumer, with the face that the listener needs.
         event_loop: gives the loop for an async listener.
+        commits_start: whether the start of a partition without committed offset is committed.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class ConsumerRunner:
         share: Mapping[TopicPartition, Any],
         make_consumer: Callable[[], AnyConsumer],
         event_loop: Callable[[], asyncio.AbstractEventLoop] | None,
+        *,
+        commits_start: bool = False,
     ) -> None:
         self.name = name
         self.control = LoopControl()
@@ -64,6 +71,7 @@ class ConsumerRunner:
         self._share = share
         self._make_consumer = make_consumer
         self._event_loop = event_loop
+        self._commits_start = commits_start
         self._consumer: AnyConsumer | None = None
         self._stop_asked = threading.Event()
         self._ended = threading.Event()
@@ -77,12 +85,29 @@ class ConsumerRunner:
         )
         self.loop = ListenerLoop(
             is_batch=self._listener.is_batch,
-            work=AcknowledgedWork(self.acks, _monotonic_ms, sync_commits=properties.sync_commits),
+            work=self._new_work(),
             errors=properties.on_error,
             control=self.control,
             now_ms=_monotonic_ms,
             record_filter=properties.filter,
             poll_timeout=properties.poll_timeout,
+            sub_batches=properties.sub_batch_per_partition,
+        )
+
+    def _new_work(self) -> UnitOfWork:
+        properties = self._properties
+        positions = GroupPositions(commits_start=self._commits_start) if properties.group is not None else None
+        if properties.transactional is None:
+            return AcknowledgedWork(
+                self.acks, _monotonic_ms, sync_commits=properties.sync_commits, commits_apart_ms=COMMITS_APART_MS
+            )
+        in_transaction = properties.assignment_commit is not AssignmentCommit.LATEST_ONLY_NO_TX
+        return TransactionalWork(
+            properties.transactional,
+            self.acks,
+            _monotonic_ms,
+            positions=positions,
+            starts_in_transaction=in_transaction,
         )
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
-from ottla.consumer_factory import ConsumerFactory
+from ottla.consumer_factory import ConsumerFactory, snake_case
 from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
 from ottla.listeners.binding import bind
 from ottla.listeners.consumer_runner import ConsumerRunner
 from ottla.listeners.container_properties import ContainerProperties, ContainerState
+from ottla.listeners.group_positions import AssignmentCommit
+from ottla.listeners.transactional import check_ack_mode
 
 __all__ = ["ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"]
 
@@ -62,6 +64,8 @@ class ConcurrentMessageListenerContainer:
         )
         if self.listener.is_batch and self.properties.ack is AckMode.RECORD:
             raise ConfigError(f"{self.id}: AckMode.RECORD needs a listener that takes one record; use AckMode.BATCH")
+        if self.properties.transactional is not None:
+            _check_transactional(self.id, self.properties)
         if self.listener.is_async and loop is None:
             raise ConfigError(f"{self.id}: an async listener needs the event loop it is to run on (loop=)")
         self._loop = loop
@@ -98,12 +102,23 @@ class ConcurrentMessageListenerContainer:
             share,
             lambda: self._new_consumer(str(index)),
             self._loop,
+            commits_start=self._commits_start(),
         )
+
+    def _commits_start(self) -> bool:
+        wanted = self.properties.assignment_commit
+        if wanted in (AssignmentCommit.ALWAYS, AssignmentCommit.NEVER):
+            return wanted is AssignmentCommit.ALWAYS
+        settings = {**self.consumer_factory.settings(), **snake_case(self.properties.consumer)}
+        return bool(settings.get("auto_offset_reset") == "latest")
 
     def _new_consumer(self, suffix: str) -> KafkaConsumer | AsyncKafkaConsumer:
         overrides = dict(self.properties.consumer)
         if self.properties.group is not None:
             overrides["group_id"] = self.properties.group
+        if self.properties.transactional is not None:
+            # What a poll brings is at most one transaction, so it should bring as much as one may hold.
+            overrides.setdefault("max_poll_records", max(500, self.properties.transactional.max_records))
         factory = self.consumer_factory
         if self.listener.is_async:
             return factory.async_consumer(overrides, suffix=suffix)
@@ -225,3 +240,14 @@ def _shares(partitions: Mapping[str, Any] | None, concurrency: int) -> list[dict
     count = min(concurrency, len(items))
     bounds = [len(items) * index // count for index in range(count + 1)]
     return [dict(items[low:high]) for low, high in itertools.pairwise(bounds)]
+
+
+def _check_transactional(name: str, properties: ContainerProperties) -> None:
+    assert properties.transactional is not None
+    check_ack_mode(name, properties.ack)
+    if properties.group is None:
+        raise ConfigError(f"{name}: a transactional listener needs a group, whose offsets its transactions commit")
+    if properties.transactional.manager is None:
+        raise ConfigError(
+            f"{name}: whose transactions? Transactional(manager=KafkaTransactionManager(producer_factory))"
+        )

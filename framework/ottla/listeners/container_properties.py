@@ -9,6 +9,8 @@ from typing import Any
 
 from ottla.error_handling import ErrorHandler
 from ottla.listeners.ack import AckMode
+from ottla.listeners.group_positions import AssignmentCommit
+from ottla.listeners.transactional import Transactional
 from ottla_wire.records import ConsumerRecord
 
 
@@ -39,6 +41,12 @@ class ContainerProperties:
     sync_commits: bool = False
     """Wait for each commit before the next records. Off: the commit is under way while they are handled; what has not
     been confirmed is committed again, and waited for, before a partition or the consumer is given up."""
+    transactional: Transactional | None = None
+    """Make the offsets, and what the listener sends, parts of transactions. Built by hand, it needs a `manager`."""
+    sub_batch_per_partition: bool = False
+    """Give a batch listener the records of one partition at a time; each is a transaction of its own."""
+    assignment_commit: AssignmentCommit = AssignmentCommit.LATEST_ONLY_NO_TX
+    """When the start of a partition is committed that the group has committed nothing for."""
     shutdown_timeout: float = 10.0
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """Client settings that win over the factory's."""

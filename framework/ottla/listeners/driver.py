@@ -26,6 +26,7 @@ from ottla.listeners.effects import (
     Effect,
     Pause,
     PauseAll,
+    Perform,
     Poll,
     Recover,
     Request,
@@ -33,6 +34,7 @@ from ottla.listeners.effects import (
     ResumeAll,
 )
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
+from ottla.transaction.sides import AWAITING, BLOCKING, Side
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
@@ -57,17 +59,21 @@ class Driver:
         self.recover = recover
         self.consumer = consumer
         self._is_polling = False
+        self._side: Side = AWAITING if listener.is_async else BLOCKING
 
     async def run(self) -> None:
         """Drive the loop to its end."""
         effects = self.loop.run()
         outcome: Any = None
-        while True:
-            try:
-                effect = effects.send(outcome)
-            except StopIteration:
-                return
-            outcome = await self._perform(effect)
+        try:
+            while True:
+                try:
+                    effect = effects.send(outcome)
+                except StopIteration:
+                    return
+                outcome = await self._perform(effect)
+        finally:
+            effects.close()  # an interrupt, or a client that failed: what is half done is let go now
 
     async def _perform(self, effect: Effect) -> Any:
         match effect:
@@ -85,6 +91,8 @@ class Driver:
                 self.consumer.commit_async(effect.offsets, self._commit_done)
             case Recover():
                 return await self._recover(effect.record, effect.error)
+            case Perform():
+                return await effect.call(self.consumer, self._side)
             case Request():
                 await settled(effect.call(self.consumer))
             case _:

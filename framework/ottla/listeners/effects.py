@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ottla.client import TopicPartition
 from ottla.listeners.ack import Offsets
 from ottla_wire.records import ConsumerRecord
+
+if TYPE_CHECKING:
+    from ottla.transaction.sides import Side
 
 
 class Effect:
@@ -100,6 +103,13 @@ class ResumeAll(Effect):
     """Let the client hand out records again, except of these partitions."""
 
     still_paused: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Perform(Effect):
+    """Call something that waits as the listener's side does, with the client and the side. Outcome: what it gives."""
+
+    call: Callable[[Any, Side], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

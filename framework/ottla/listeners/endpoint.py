@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
+from ottla.listeners.transactional import Transactional, check_ack_mode, transactional_of
+
+if TYPE_CHECKING:
+    from ottla.transaction.manager import KafkaTransactionManager
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,6 +36,7 @@ class ListenerEndpoint:
     ack: AckMode = AckMode.BATCH
     batch: bool | None = None
     filter: Callable[..., bool] | None = None
+    transactional: Transactional | None = None
     on_error: Any = None
     auto_start: bool = True
     consumer: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +50,8 @@ class ListenerEndpoint:
             raise ConfigError(f"{self.name}: give the listener exactly one of topics, pattern= and partitions=")
         if self.concurrency < 1:
             raise ConfigError(f"{self.name}: concurrency is {self.concurrency}; it counts consumers, so 1 or more")
+        if self.transactional is not None:
+            check_ack_mode(self.name, self.ack)
         if self.batch and self.ack is AckMode.RECORD:
             raise ConfigError(f"{self.name}: AckMode.RECORD needs a listener that takes one record; use AckMode.BATCH")
         if self.pattern is not None:
@@ -74,6 +81,7 @@ def listener(
     concurrency: int = 1,
     ack: AckMode = AckMode.BATCH,
     batch: bool | None = None,
+    transactional: Transactional | KafkaTransactionManager | bool = False,
     filter: Callable[..., bool] | None = None,
     on_error: Any = None,
     auto_start: bool = True,
@@ -89,6 +97,9 @@ def listener(
         concurrency: how many consumers of the group run here.
         ack: when offsets are committed.
         batch: whether the function takes a list of records; by default yes if its payload is hinted `list[T]`.
+        transactional: whether offsets, and what the function sends through templates of the application, are parts of
+            transactions: all of it is seen, or nothing. True, or a Transactional(...) that says how records are
+            divided, or a KafkaTransactionManager of another producer factory.
         filter: called with each ConsumerRecord; a record for which it is true never reaches the function, and counts
             as processed.
         on_error: an ErrorHandler; by default ten deliveries, then the error is logged and the record passed over.
@@ -113,6 +124,7 @@ def listener(
             concurrency=concurrency,
             ack=ack,
             batch=batch,
+            transactional=transactional_of(transactional),
             filter=filter,
             on_error=on_error,
             auto_start=auto_start,

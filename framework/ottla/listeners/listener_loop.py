@@ -83,6 +83,7 @@ class ListenerLoop:
         now_ms: Callable[[], int],
         record_filter: Callable[[ConsumerRecord], bool] | None = None,
         poll_timeout: float = 1.0,
+        sub_batches: bool = False,
     ) -> None:
         self.work = work
         self._is_batch = is_batch
@@ -91,6 +92,7 @@ class ListenerLoop:
         self._now_ms = now_ms
         self._filter = record_filter
         self._poll_timeout = poll_timeout
+        self._sub_batches = sub_batches
         self._held: dict[TopicPartition, Held] = {}
         self._released: list[TopicPartition] = []
         self._is_paused = False
@@ -168,21 +170,32 @@ class ListenerLoop:
         return min(timeout, max(0, due - self._now_ms()) / 1000)
 
     def _process(self, records: Sequence[ConsumerRecord]) -> Effects[None]:
-        wanted = self._without_filtered(records) if self._filter is not None else records
-        if self._is_batch:
+        wanted, filtered = (records, []) if self._filter is None else self._filtered(records)
+        if not self._is_batch:
+            yield from self._deliver_records(wanted)
+        elif not self._sub_batches:
             yield from self._deliver_batch(list(wanted))
         else:
-            yield from self._deliver_records(wanted)
-
-    def _without_filtered(self, records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
-        assert self._filter is not None
-        wanted = []
-        for record in records:
-            if self._filter(record):
+            for part in _by_partition(wanted).values():
+                yield from self._deliver_batch(part)
+        for record in filtered:
+            if self._may_pass(record):
                 self.work.skip(record)
-            else:
-                wanted.append(record)
-        return wanted
+
+    def _filtered(self, records: Sequence[ConsumerRecord]) -> tuple[list[ConsumerRecord], list[ConsumerRecord]]:
+        assert self._filter is not None
+        wanted: list[ConsumerRecord] = []
+        filtered: list[ConsumerRecord] = []
+        for record in records:
+            (filtered if self._filter(record) else wanted).append(record)
+        return wanted, filtered
+
+    def _may_pass(self, record: ConsumerRecord) -> bool:
+        """Whether a filtered record may count as done: not while one before it in its partition is not."""
+        if self._control.stop_immediately:
+            return False
+        held = self._held.get(TopicPartition(record.topic, record.partition))
+        return held is None or record.offset < held.records[0].offset
 
     def _deliver_records(self, records: Sequence[ConsumerRecord]) -> Effects[None]:
         """Deliver in order; where a record fails, what follows in its partition is held and the rest goes on."""

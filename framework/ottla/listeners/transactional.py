@@ -27,7 +27,8 @@ class Transactional:
         max_records: of a transaction; 1 is a transaction for each record, as in Spring: no record is then ever
             delivered again because of another one.
         max_time: seconds of handling after which no further record is added to a transaction.
-        timeout: seconds after which a transaction is aborted; a little less than `transaction_timeout_ms`, if not given.
+        timeout: seconds after which a transaction is aborted; if not given, a little less than
+            `transaction_timeout_ms`.
         manager: whose transactions; the application's own, if not given.
     """
 
@@ -43,7 +44,9 @@ class Transactional:
             raise ConfigError(f"max_time is in seconds and positive, got {self.max_time!r}")
 
     @classmethod
-    def per_record(cls, *, timeout: float | None = None, manager: KafkaTransactionManager | None = None) -> Transactional:
+    def per_record(
+        cls, *, timeout: float | None = None, manager: KafkaTransactionManager | None = None
+    ) -> Transactional:
         """A transaction for each record."""
         return cls(max_records=1, timeout=timeout, manager=manager)
 
@@ -70,16 +73,14 @@ def with_manager(transactional: Transactional, manager: KafkaTransactionManager)
     return transactional if transactional.manager is not None else replace(transactional, manager=manager)
 
 
-def check_ack_mode(name: str, ack: AckMode, group: str | None) -> None:
+def check_ack_mode(name: str, ack: AckMode) -> None:
     """Refuse what does not go together with transactions.
 
     Raises:
-        ConfigError: the container commits by count or time, or has no group.
+        ConfigError: the container commits by count or time.
     """
     if ack in (AckMode.COUNT, AckMode.TIME, AckMode.COUNT_TIME):
         raise ConfigError(
             f"{name}: {ack} says when offsets are committed, and in a transactional listener they are committed with "
             "each transaction; say transactional=Transactional(max_records=..., max_time=...) in its place"
         )
-    if group is None:
-        raise ConfigError(f"{name}: a transactional listener needs a group, whose offsets its transactions commit")

@@ -16,7 +16,7 @@ from ottla.client.consumer.faces import run_blocking
 from ottla.client.topic_partition import ConsumerGroupMetadata
 from ottla.errors import AlreadyInTransaction, ConfigError, NotInTransaction
 from ottla.transaction import context
-from ottla.transaction.boundaries import before_commit, begin, complete
+from ottla.transaction.boundaries import begin, complete, leave
 from ottla.transaction.sides import AWAITING, BLOCKING, Side
 from ottla.transaction.transaction import Transaction, TransactionState
 
@@ -195,17 +195,7 @@ class TransactionBlock:
         if self._propagation is Propagation.NEVER:
             context.leave(self._frame)
             return
-        own = error
-        try:
-            if error is None and not tx.rollback_only:
-                await before_commit(tx, side)
-        except BaseException as failure:  # noqa: BLE001 - raised below, once the transaction has been undone
-            error = failure
-        finally:
-            context.leave(self._frame)
-        await complete(tx, side, error)
-        if error is not own and error is not None:
-            raise error
+        await leave(tx, side, error, self._frame)
 
 
 def _propagation(given: Propagation | str) -> Propagation:

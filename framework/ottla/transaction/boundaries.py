@@ -13,6 +13,7 @@ from ottla.errors import (
     TransactionTimedOut,
     UnexpectedRollback,
 )
+from ottla.transaction import context
 from ottla.transaction.producer_pool import PoolRetired
 from ottla.transaction.sides import Side
 from ottla.transaction.transaction import SENDER_PAUSE_SECONDS, Transaction, TransactionState
@@ -52,6 +53,22 @@ async def begin(factory: ProducerFactory, side: Side, *, prefix: str | None, tim
     return Transaction(factory, pooled, pools, seconds)
 
 
+async def leave(tx: Transaction, side: Side, error: BaseException | None, frame: context.Frame) -> None:
+    """The block is left, and with it the context. As `complete`, after the hooks that may still send."""
+    own = error
+    try:
+        if error is None and not tx.rollback_only:
+            for synchronization in list(tx.synchronizations):
+                await _notify(synchronization, "before_commit", tx, side)
+    except BaseException as failure:  # noqa: BLE001 - raised below, once the transaction has been undone
+        error = failure
+    finally:
+        context.leave(frame)
+    await complete(tx, side, error)
+    if error is not own and error is not None:
+        raise error
+
+
 async def complete(tx: Transaction, side: Side, error: BaseException | None) -> None:
     """The block was left: commit, or abort if it raised `error` or is to be rolled back.
 
@@ -70,12 +87,6 @@ async def complete(tx: Transaction, side: Side, error: BaseException | None) -> 
                 f"the transaction was aborted, because a block inside of it that had joined it ended {how}; "
                 'let the error pass, or give that block propagation="requires_new"'
             ) from tx.inner_failure
-
-
-async def before_commit(tx: Transaction, side: Side) -> None:
-    """The last moment to send; called while the context is still inside."""
-    for synchronization in list(tx.synchronizations):
-        await _notify(synchronization, "before_commit", tx, side)
 
 
 # -- committing --------------------------------------------------------------------------------------------------------
@@ -188,7 +199,14 @@ async def _commit_failed(tx: Transaction, side: Side, error: BaseException) -> B
 
 
 async def roll_back(tx: Transaction, side: Side, cause: BaseException | None) -> None:
-    """Undo everything: databases, then Kafka. With a cause, what goes wrong is attached to it as notes."""
+    """Undo everything. What goes wrong is attached to the cause as notes, or raised if there is none."""
+    failure = await abort(tx, side, cause)
+    if cause is None and failure is not None:
+        raise failure
+
+
+async def abort(tx: Transaction, side: Side, cause: BaseException | None) -> BaseException | None:
+    """Undo everything: databases, then Kafka. Gives what went wrong with that; it is noted with the cause, too."""
     failure: BaseException | None = None
     for _, database in tx.databases:
         try:
@@ -203,8 +221,7 @@ async def roll_back(tx: Transaction, side: Side, cause: BaseException | None) ->
     elif tx.state is TransactionState.TIMED_OUT:
         failure = await _await_timed_out(tx, side) or failure
     await _after(tx, side, "after_rollback")
-    if cause is None and failure is not None:
-        raise failure
+    return failure
 
 
 async def _abort_kafka(tx: Transaction, side: Side, cause: BaseException | None) -> BaseException | None:

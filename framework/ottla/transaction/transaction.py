@@ -279,6 +279,11 @@ class Transaction:
         self.state = state
         self.pooled.pool.give_back(self.pooled, failed=failed)
 
+    def abandon(self) -> None:
+        """Whoever was to end it is gone: close the producer, which aborts it."""
+        if self.step(TransactionState.ENDING, TransactionState.OPEN, TransactionState.PREPARING):
+            self.end(TransactionState.ABORTED, failed=True)
+
     @property
     def has_senders(self) -> bool:
         """Whether a thread is in the middle of a send."""

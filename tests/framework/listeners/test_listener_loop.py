@@ -431,3 +431,18 @@ def test_an_unfit_record_may_be_tried_again_if_the_error_handler_says_so(rig: An
     run.run([make_record(0), make_record(1), make_record(2)])
     assert run.batches == [[0, 1, 2], [0], [1, 2], [1, 2], [2]]
     assert run.now_ms >= 2000
+
+
+def test_a_filtered_record_does_not_take_a_failed_one_before_it_along(rig: Any, make_record: Any) -> None:
+    """The offset behind it would cover the failed one: after a crash nobody would deliver that again."""
+    loop = rig(record_filter=lambda record: record.offset == 1)
+
+    def fails_once(record: Any) -> None:
+        assert loop.commits == []
+        if record.delivery_attempt == 1:
+            raise ValueError
+
+    loop.listener = fails_once
+    loop.run([make_record(0), make_record(1)])
+    assert [attempt for _, _, attempt in loop.delivered] == [1, 2]
+    assert loop.commits == [{("orders", 0): 1}]

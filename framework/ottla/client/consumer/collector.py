@@ -141,10 +141,10 @@ class Collector:
                 records = self._deserialized(fetch, records)
         finally:
             # an error too may come after batches that are skipped for good
-            still_wanted = self._moved(fetch, before)
+            still_wanted = self._moved(fetch, before, bool(records))
         return records if still_wanted else []
 
-    def _moved(self, fetch: CompletedFetch, bytes_before: int) -> bool:
+    def _moved(self, fetch: CompletedFetch, bytes_before: int, has_records: bool) -> bool:
         """Move the position to where the fetch stands; False if a seek or a truncation check came in between."""
         partition = fetch.partition
         with self._lock:
@@ -158,6 +158,8 @@ class Collector:
             if state is None:
                 return False
             state.advance(*fetch.position)
+            if has_records:
+                state.sought = False
             return True
 
     def _fail(self, fetch: CompletedFetch) -> None:

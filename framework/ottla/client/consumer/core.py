@@ -217,6 +217,11 @@ class ConsumerCore:
                 self._wake_io()
                 await self._wait_until(deadline_ms, f"the position of {partition} is not known yet")
 
+    def read_past(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The positions that reading has led to; without those that were sought and not read from since."""
+        with self._shared.lock:
+            return self._shared.subscription.read_past()
+
     def current_lag(self, partition: TopicPartition) -> int | None:
         """How many offsets the position is behind what may be read; None until the first fetch."""
         with self._shared.lock:

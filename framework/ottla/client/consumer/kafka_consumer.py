@@ -97,6 +97,15 @@ class _Consumer:
         """
         self._core.commit_async(offsets, callback)
 
+    def read_past(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Where reading has led to: past what `poll` returned, and past what it never returns.
+
+        The latter are commit and abort markers and aborted transactions. A group whose committed offset stays before
+        them has a lag although it has read everything. Partitions that were sought, and not read from since, are left
+        out. Does not wait.
+        """
+        return self._core.read_past()
+
     def group_metadata(self) -> ConsumerGroupMetadata:
         """The membership at this moment, for a producer's `send_offsets_to_transaction`."""
         return self._core.group_metadata()

@@ -70,6 +70,7 @@ class PartitionState:
         "pending_revocation",
         "reset_policy",
         "retry_at_ms",
+        "sought",
         "state",
         "version",
     )
@@ -86,6 +87,8 @@ class PartitionState:
         self.paused = False
         self.pending_revocation = False
         self.retry_at_ms = 0
+        self.sought = False
+        """Whether the application chose the position, and has been given nothing since."""
         self.high_watermark: int | None = None
         self.last_stable_offset: int | None = None
         self.log_start_offset: int | None = None
@@ -238,7 +241,9 @@ class SubscriptionState:
 
         With an epoch the position has to be validated against the leader before records are fetched.
         """
-        self._move(self.require(partition), Position(offset, offset_epoch))
+        state = self.require(partition)
+        state.sought = True
+        self._move(state, Position(offset, offset_epoch))
 
     def rewind(self, state: PartitionState) -> None:
         """Records behind the position were handed out, but not taken: fetch them again."""
@@ -257,6 +262,7 @@ class SubscriptionState:
         state = self.require(partition)
         state.state = FetchState.AWAIT_RESET
         state.reset_policy = policy or self.default_policy
+        state.sought = state.sought or policy is not None
         assert state.reset_policy.kind != "none"
         state.version = self._new_version()
         state.retry_at_ms = 0
@@ -305,6 +311,11 @@ class SubscriptionState:
             for state in self._partitions.values()
             if state.state is FetchState.FETCHING
         }
+
+    def read_past(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The positions that reading has led to: past what was given out, and past what is never given out."""
+        sought = {state.partition for state in self._partitions.values() if state.sought}
+        return {partition: place for partition, place in self.all_consumed().items() if partition not in sought}
 
     def pause(self, partitions: Iterable[TopicPartition], *, paused: bool) -> None:
         """Stop or resume handing out a partition's records, without giving it up. All or none."""
