@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ottla.cli import groups, topics
+from ottla.cli import groups, topics, transactions
 from ottla.cli.options import LOCAL, AsJson, Servers, Timeout, parse_settings
 from ottla.errors import OttlaError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
+app.add_typer(transactions.app, name="transactions")
 
 
 def run() -> None:

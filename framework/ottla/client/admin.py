@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any, Final, Self
 
 from ottla.client.admin_groups import GroupsAdmin
-from ottla.client.admin_topics import TopicsAdmin
+from ottla.client.admin_transactions import TransactionsAdmin
 from ottla.client.admin_types import (
+    AbortTransactionSpec,
     ClusterDescription,
     ConfigChange,
     ConfigEntry,
@@ -19,16 +20,21 @@ from ottla.client.admin_types import (
     ConfigOperation,
     ConfigResource,
     CreatedTopic,
+    EpochEndDescription,
     GroupDescription,
     GroupListing,
+    HangingTransaction,
     MemberDescription,
     NewTopic,
     OffsetInfo,
     OffsetSpec,
     PartitionDescription,
+    ProducerDescription,
     SomeFailed,
     TopicDescription,
     TopicListing,
+    TransactionDescription,
+    TransactionListing,
 )
 from ottla.client.backoff import Backoff
 from ottla.client.config import AdminConfig, resolve
@@ -38,7 +44,7 @@ from ottla.client.faces import awaited, blocking
 _numbers: Final = itertools.count(1)
 
 
-class AdminCore(TopicsAdmin, GroupsAdmin):
+class AdminCore(TransactionsAdmin, GroupsAdmin):
     """Everything that both faces offer."""
 
 
@@ -92,6 +98,12 @@ class AdminClient(_Admin):
     list_group_offsets = blocking(AdminCore.list_group_offsets)
     alter_group_offsets = blocking(AdminCore.alter_group_offsets)
     delete_group_offsets = blocking(AdminCore.delete_group_offsets)
+    list_transactions = blocking(AdminCore.list_transactions)
+    describe_transactions = blocking(AdminCore.describe_transactions)
+    describe_producers = blocking(AdminCore.describe_producers)
+    fence_producers = blocking(AdminCore.fence_producers)
+    abort_transaction = blocking(AdminCore.abort_transaction)
+    find_hanging_transactions = blocking(AdminCore.find_hanging_transactions)
 
     def close(self, timeout: float | None = None) -> None:
         """Close the connections, if the engine is the client's own."""
@@ -124,6 +136,12 @@ class AsyncAdminClient(_Admin):
     list_group_offsets = awaited(AdminCore.list_group_offsets)
     alter_group_offsets = awaited(AdminCore.alter_group_offsets)
     delete_group_offsets = awaited(AdminCore.delete_group_offsets)
+    list_transactions = awaited(AdminCore.list_transactions)
+    describe_transactions = awaited(AdminCore.describe_transactions)
+    describe_producers = awaited(AdminCore.describe_producers)
+    fence_producers = awaited(AdminCore.fence_producers)
+    abort_transaction = awaited(AdminCore.abort_transaction)
+    find_hanging_transactions = awaited(AdminCore.find_hanging_transactions)
 
     async def close(self, timeout: float | None = None) -> None:
         """Close the connections, if the engine is the client's own."""
@@ -138,6 +156,7 @@ class AsyncAdminClient(_Admin):
 
 
 __all__ = [
+    "AbortTransactionSpec",
     "AdminClient",
     "AsyncAdminClient",
     "ClusterDescription",
@@ -147,14 +166,19 @@ __all__ = [
     "ConfigOperation",
     "ConfigResource",
     "CreatedTopic",
+    "EpochEndDescription",
     "GroupDescription",
     "GroupListing",
+    "HangingTransaction",
     "MemberDescription",
     "NewTopic",
     "OffsetInfo",
     "OffsetSpec",
     "PartitionDescription",
+    "ProducerDescription",
     "SomeFailed",
     "TopicDescription",
     "TopicListing",
+    "TransactionDescription",
+    "TransactionListing",
 ]

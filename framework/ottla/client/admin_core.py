@@ -63,17 +63,23 @@ class AdminBase:
                     self.cluster.request_refresh()
                 await asyncio.sleep(pause_ms / 1000)
 
-    async def _of_coordinator(self, group_id: str, attempt: Callable[[int], Awaitable[T]], deadline_ms: int) -> T:
-        """Ask the coordinator of a group, wherever it moves to meanwhile."""
+    async def _of_coordinator(
+        self,
+        key: str,
+        attempt: Callable[[int], Awaitable[T]],
+        deadline_ms: int,
+        kind: CoordinatorKind = CoordinatorKind.GROUP,
+    ) -> T:
+        """Ask the coordinator of a group or transactional id, wherever it moves to meanwhile."""
 
         async def once() -> T:
             node_id = await self.cluster.find_coordinator(
-                group_id, CoordinatorKind.GROUP, timeout_ms=max(1, deadline_ms - self.cluster.now_ms())
+                key, kind, timeout_ms=max(1, deadline_ms - self.cluster.now_ms())
             )
             try:
                 return await attempt(node_id)
             except (NotCoordinator, CoordinatorNotAvailable, CoordinatorLoadInProgress, Disconnected, NoAnswer):
-                self.cluster.forget_coordinator(group_id, CoordinatorKind.GROUP)
+                self.cluster.forget_coordinator(key, kind)
                 raise
 
         return await self._retrying(once, deadline_ms)

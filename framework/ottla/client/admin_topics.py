@@ -365,16 +365,18 @@ class TopicsAdmin(AdminBase):
         build: Callable[[list[TopicPartition]], Request],
         read: Callable[[Any], T],
         deadline_ms: int,
+        node_id: int | None = None,
     ) -> dict[TopicPartition, T]:
-        """Ask each partition's leader; partitions whose leader has moved are asked again."""
+        """Ask each partition's leader, or one broker; partitions whose leader has moved are asked again."""
         open_ones = [TopicPartition(*partition) for partition in partitions]
         results: dict[TopicPartition, T] = {}
         errors: dict[TopicPartition, KafkaError] = {}
 
         async def attempt() -> None:
             again: Retriable | None = None
-            for node_id, wanted in (await self._by_leader(open_ones)).items():
-                answer = await self._ask(node_id, build(wanted), deadline_ms)
+            whom = await self._by_leader(open_ones) if node_id is None else {node_id: list(open_ones)}
+            for asked, wanted in whom.items():
+                answer = await self._ask(asked, build(wanted), deadline_ms)
                 for topic in answer.topics:
                     for found in topic.partitions:
                         partition = TopicPartition(topic.name, found.partition_index)

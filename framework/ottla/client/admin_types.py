@@ -8,6 +8,7 @@ from enum import Enum, IntEnum
 from typing import Final, Generic, TypeVar
 
 from ottla.client.metadata import Node
+from ottla.client.producer.epoch_end import EpochEndReason
 from ottla.client.topic_partition import TopicPartition
 from ottla.errors import KafkaError, OttlaError
 from ottla_wire.schema import Uuid
@@ -232,3 +233,86 @@ class OffsetInfo:
     offset: int
     timestamp_ms: int
     leader_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionListing:
+    """A transactional id, its coordinator and its state ("Empty", "Ongoing", "PrepareCommit", "CompleteAbort", ...)."""
+
+    transactional_id: str
+    coordinator: Node
+    producer_id: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEndDescription:
+    """Why an epoch of a transactional id ended although its producer did not want it, by whom, and when (ms).
+
+    Only our own brokers tell. The client is the one that fenced the producer; a time-out has none.
+    """
+
+    reason: EpochEndReason
+    producer_epoch: int
+    client_id: str
+    client_host: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionDescription:
+    """A transactional id with its transaction, if one is open or its markers are not all written yet."""
+
+    transactional_id: str
+    coordinator: Node | None
+    state: str
+    producer_id: int
+    producer_epoch: int
+    timeout_ms: int
+    started_ms: int | None
+    partitions: tuple[TopicPartition, ...]
+    epoch_end: EpochEndDescription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerDescription:
+    """A producer as a partition remembers it.
+
+    `transaction_start_offset` is where its open transaction begins here, None without one. `coordinator_epoch` is that
+    of the last marker, None before the first.
+    """
+
+    producer_id: int
+    producer_epoch: int
+    last_sequence: int
+    last_timestamp_ms: int
+    coordinator_epoch: int | None
+    transaction_start_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AbortTransactionSpec:
+    """Whose transaction is to be aborted in which partition."""
+
+    partition: TopicPartition
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int = 0
+
+    @classmethod
+    def of(cls, partition: TopicPartition, producer: ProducerDescription) -> AbortTransactionSpec:
+        """For a producer as the partition describes it."""
+        return cls(partition, producer.producer_id, producer.producer_epoch, producer.coordinator_epoch or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HangingTransaction:
+    """A transaction that is open in a partition, and unknown to every coordinator."""
+
+    partition: TopicPartition
+    producer: ProducerDescription
+
+    @property
+    def spec(self) -> AbortTransactionSpec:
+        """What `abort_transaction` takes."""
+        return AbortTransactionSpec.of(self.partition, self.producer)
