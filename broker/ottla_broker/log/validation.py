@@ -8,6 +8,7 @@ inside are not consecutive.
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import NamedTuple
 
 from ottla_broker.log import batch as b
@@ -32,6 +33,11 @@ from ottla_wire.records import (
 
 _CLIENT = AppendOrigin.CLIENT
 _NEWEST_CODEC = int(Compression.ZSTD)
+
+_unpack_marker = Struct(">5shhchi").unpack_from
+_BEFORE_KEY = b"\x20\x00\x00\x00\x08"  # lengths of record and key, with no attributes and no deltas in between
+_BEFORE_VALUE = b"\x0c"  # the value's length
+_MARKER_BYTES = b.HEADER_BYTES + 17
 
 NO_KEY_MESSAGE = "a compacted topic takes no record without a key"
 
@@ -301,6 +307,17 @@ def check_replicated(records: Buffer, name: str, leader_epoch: int) -> Accepted:
 
 def read_marker(part: Buffer) -> EndMarker | None:
     """The transaction marker in a control batch; None if it is of another kind. Raises InvalidRecord."""
+    if len(part) == _MARKER_BYTES:
+        # As everybody writes it: one record of a 4-byte key and a 6-byte value. A coordinator writes many of these, and
+        # recovery reads all of them.
+        before_key, key_version, kind, before_value, version, epoch = _unpack_marker(part, b.HEADER_BYTES)
+        if (
+            before_key == _BEFORE_KEY
+            and before_value == _BEFORE_VALUE
+            and kind in (0, 1)
+            and key_version == version == 0
+        ):
+            return EndMarker(is_abort=kind == ControlType.ABORT, coordinator_epoch=epoch)
     batch = _as_batch(part)
     kind = control_type(batch)
     if kind is not ControlType.ABORT and kind is not ControlType.COMMIT:

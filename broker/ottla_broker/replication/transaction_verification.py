@@ -89,6 +89,7 @@ class Verified(NamedTuple):
     refused: Mapping[TopicIndex, errors.KafkaError]
 
 
+_Found = tuple[dict[TopicIndex, "Verification"], dict[TopicIndex, errors.KafkaError]]
 _NOTHING_TO_ASK = Verified({}, {})
 
 
@@ -116,6 +117,7 @@ class _Question:
         sequences: Mapping[TopicIndex, int],
         support: Support,
         retries_until_ms: int,
+        found: _Found,
     ) -> None:
         self.transactional_id = transactional_id
         self.producer_id = producer_id
@@ -123,8 +125,7 @@ class _Question:
         self.sequences = sequences
         self.support = support
         self.retries_until_ms = retries_until_ms
-        self.guards: dict[TopicIndex, Verification] = {}
-        self.refused: dict[TopicIndex, errors.KafkaError] = {}
+        self.guards, self.refused = found
         self.deadline_ms = 0
         self.answer: Pending[Verified] = Pending()
 
@@ -185,11 +186,11 @@ class TransactionVerification:
         """
         if support is not Support.ADDS and not self._verifies:
             return _NOTHING_TO_ASK
-        retries_until_ms = self._clock.now_ms() + self._retry_max_ms if retries else 0
-        question = _Question(transactional_id, producer_id, producer_epoch, sequences, support, retries_until_ms)
-        self._start(question)
-        if not question.guards:
-            return Verified({}, question.refused) if question.refused else _NOTHING_TO_ASK
+        found = guards, refused = self._start(producer_id, producer_epoch, sequences, support)
+        if not guards:
+            return Verified({}, refused) if refused else _NOTHING_TO_ASK
+        until_ms = self._clock.now_ms() + self._retry_max_ms if retries else 0
+        question = _Question(transactional_id, producer_id, producer_epoch, sequences, support, until_ms, found)
         self._ask(question)
         if question.answer.done():
             return question.answer.result()
@@ -199,7 +200,9 @@ class TransactionVerification:
         """Ask again where it is time, and give up on coordinators that do not answer."""
         while self._retries and self._retries[0][0] <= now_ms:
             question = self._retries.popleft()[1]
-            self._start(question)
+            question.guards, question.refused = self._start(
+                question.producer_id, question.producer_epoch, question.sequences, question.support
+            )
             if question.guards:
                 self._ask(question)
             else:
@@ -225,21 +228,25 @@ class TransactionVerification:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _start(self, question: _Question) -> None:
-        """Get the guards."""
+    def _start(
+        self, producer_id: int, producer_epoch: int, sequences: Mapping[TopicIndex, int], support: Support
+    ) -> _Found:
+        """Get the guards, and the refusals that need no question."""
         wall_ms = self._clock.wall_ms()
-        adds = question.support is Support.ADDS
-        question.guards, question.refused = {}, {}
-        for (topic, index), sequence in question.sequences.items():
+        adds = support is Support.ADDS
+        guards: dict[TopicIndex, Verification] = {}
+        refused: dict[TopicIndex, errors.KafkaError] = {}
+        for (topic, index), sequence in sequences.items():
             try:
                 guard = self._replicas.partition(topic, index).start_verification(
-                    question.producer_id, question.producer_epoch, sequence, wall_ms=wall_ms, adds=adds
+                    producer_id, producer_epoch, sequence, wall_ms=wall_ms, adds=adds
                 )
             except errors.KafkaError as error:
-                question.refused[topic, index] = error
+                refused[topic, index] = error
             else:
                 if guard is not None:
-                    question.guards[topic, index] = guard
+                    guards[topic, index] = guard
+        return guards, refused
 
     def _ask(self, question: _Question) -> None:
         if question.transactional_id not in self._asked:
