@@ -99,7 +99,11 @@ class ConsumerRunner:
         positions = GroupPositions(commits_start=self._commits_start) if properties.group is not None else None
         if properties.transactional is None:
             return AcknowledgedWork(
-                self.acks, _monotonic_ms, sync_commits=properties.sync_commits, commits_apart_ms=COMMITS_APART_MS
+                self.acks,
+                _monotonic_ms,
+                positions=positions,
+                sync_commits=properties.sync_commits,
+                commits_apart_ms=COMMITS_APART_MS,
             )
         in_transaction = properties.assignment_commit is not AssignmentCommit.LATEST_ONLY_NO_TX
         return TransactionalWork(

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from ottla.client import TopicPartition
 from ottla.listeners.ack import AckMode, AckTracker, Offsets
 from ottla.listeners.effects import Commit, CommitSoon, Deliver, DeliverBatch, Delivered, Effects, Recover
+from ottla.listeners.group_positions import GroupPositions
 from ottla_wire.records import ConsumerRecord
 
 logger = logging.getLogger("ottla.listener")
@@ -90,10 +91,13 @@ class AcknowledgedWork(UnitOfWork):
         acks: AckTracker,
         now_ms: Callable[[], int],
         *,
+        positions: GroupPositions | None = None,
         sync_commits: bool = False,
         commits_apart_ms: int = 0,
     ) -> None:
         self._acks = acks
+        self._positions = positions
+        self._is_busy = False
         self._now_ms = now_ms
         self._is_immediate = acks.mode in (AckMode.RECORD, AckMode.MANUAL_IMMEDIATE)
         self.one_by_one = self._is_immediate
@@ -105,6 +109,9 @@ class AcknowledgedWork(UnitOfWork):
 
     def handle(self, unit: Unit) -> Effects[Delivered]:
         """See UnitOfWork."""
+        self._is_busy = True
+        if self._positions is not None:
+            self._positions.seen(unit.records)
         outcome: Delivered = yield unit
         self._acks.processed(unit.records[: outcome.count])
         if self._is_immediate:
@@ -113,6 +120,7 @@ class AcknowledgedWork(UnitOfWork):
 
     def recover(self, record: ConsumerRecord, error: BaseException) -> Effects[BaseException | None]:
         """See UnitOfWork."""
+        self._is_busy = True
         failure: BaseException | None = yield Recover(record, error)
         if failure is None:
             self._acks.skipped(record)
@@ -120,12 +128,16 @@ class AcknowledgedWork(UnitOfWork):
 
     def skip(self, record: ConsumerRecord) -> None:
         """See UnitOfWork."""
+        self._is_busy = True
         self._acks.skipped(record)
 
     def settle(self) -> Effects[None]:
-        """See UnitOfWork."""
+        """See UnitOfWork. With nothing to do: commit past what is never delivered."""
         if self._commit_error is not None:
             raise self._commit_error
+        is_idle, self._is_busy = not self._is_busy, True
+        if is_idle and self._positions is not None and not self._unconfirmed:
+            yield from self._catch_up(self._positions)
         now_ms = self._now_ms()
         if self._unconfirmed or now_ms < self._next_commit_ms or not self._acks.is_due(now_ms):
             return
@@ -139,6 +151,15 @@ class AcknowledgedWork(UnitOfWork):
         if failure is not None:
             logger.info("a commit is tried again later: %s", failure)
             self._acks.restore(offsets)
+        elif self._positions is not None:
+            self._positions.committed(offsets)
+
+    def _catch_up(self, positions: GroupPositions) -> Effects[None]:
+        behind, starts = yield from positions.left_to_commit()
+        if behind or starts:
+            failure = yield Commit(behind | starts)
+            if failure is None:
+                positions.committed(behind | starts)
 
     def finish(self) -> Effects[None]:
         """See UnitOfWork."""
@@ -148,12 +169,15 @@ class AcknowledgedWork(UnitOfWork):
 
     def poll_timeout(self, timeout: float) -> float:
         """See UnitOfWork. More is due: a commit is under way or just over, or another thread has acknowledged."""
+        self._is_busy = False
         return min(timeout, COMMIT_CHECK_SECONDS) if self._acks.is_due(self._now_ms()) else timeout
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
         """See UnitOfWork."""
         partitions = list(partitions)
         unconfirmed = {p: self._unconfirmed.pop(p) for p in partitions if p in self._unconfirmed}
+        if self._positions is not None:
+            self._positions.forget(partitions)
         return {**unconfirmed, **self._acks.take(self._now_ms(), partitions)}
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -162,6 +186,8 @@ class AcknowledgedWork(UnitOfWork):
         for partition in partitions:
             self._unconfirmed.pop(partition, None)
         self._acks.forget(partitions)
+        if self._positions is not None:
+            self._positions.forget(partitions)
 
     def committed(self, error: BaseException | None) -> None:
         """See UnitOfWork."""
@@ -169,6 +195,8 @@ class AcknowledgedWork(UnitOfWork):
         if error is not None:
             logger.info("a commit is tried again later: %s", error)
             self._acks.restore(offsets)
+        elif self._positions is not None:
+            self._positions.committed(offsets)
 
     def commit_failed(self, error: BaseException) -> None:
         """See UnitOfWork."""

@@ -242,4 +242,4 @@ def test_many_threads_never_share_a_producer_and_never_exceed_the_limit(
     for thread in threads:
         thread.join(20)
     assert sorted(fake_kafka.visible) == [(number, count) for number in range(8) for count in range(20)]
-    assert len(fake_kafka.happened("init")) == 3
+    assert 1 <= len(fake_kafka.happened("init")) <= 3
