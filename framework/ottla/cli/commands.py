@@ -47,11 +47,14 @@ def run_application(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Ottla application is: shop:app")],
     workers: Annotated[int, typer.Option(min=1, help="Processes that run the application; they share one broker.")] = 1,
     env_file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Environment from a file.")] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when a file of the current folder changes.")
+    ] = False,
 ) -> None:
     """Run an application until SIGINT or SIGTERM."""
     from ottla.cli.run import run_target
 
-    run_target(target, workers=workers, env_file=env_file)
+    run_target(target, workers=workers, env_file=env_file, reload=reload)
 
 
 @app.command()

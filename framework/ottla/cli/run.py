@@ -17,22 +17,32 @@ from ottla.errors import ConfigError
 STOP_TIMEOUT_SECONDS = 40
 
 
-def run_target(target: str, *, workers: int, env_file: Path | None) -> None:
-    """Run the application, in this process or in `workers` of them.
+def run_target(target: str, *, workers: int, env_file: Path | None, reload: bool = False) -> None:
+    """Run the application, in this process or in `workers` of them, or in one that is replaced when files change.
 
     Raises:
         ConfigError: the target names no application.
     """
-    if env_file is not None:
-        from dotenv import load_dotenv
+    if reload:
+        from ottla.cli.reload import run_reloading
 
-        load_dotenv(env_file)
+        run_reloading(target, workers=workers, env_file=env_file)
+        return
+    load_environment(env_file)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     application = load(target)
     if workers == 1:
         application.run()
     else:
         _run_workers(target, application, workers)
+
+
+def load_environment(env_file: Path | None) -> None:
+    """Take from the file what the environment does not have."""
+    if env_file is not None:
+        from dotenv import load_dotenv
+
+        load_dotenv(env_file)
 
 
 def load(target: str) -> Ottla:
