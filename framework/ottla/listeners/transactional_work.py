@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ottla.listener")
 
-FIRST_RUN = 32
+LONGEST_FIRST_RUN = 32
 """Records of a transaction's first run: a listener that has become slow must not be given many before it shows."""
 SKIPPED_COMMIT_MS = 1_000
 
@@ -109,6 +109,7 @@ class TransactionalWork(UnitOfWork):
         self._positions = positions or GroupPositions()
         self._starts_in_transaction = starts_in_transaction
         self._is_busy = False
+        self._first_run = 1
         self._skipped: Offsets = {}
         self._skipped_since_ms = 0
 
@@ -158,17 +159,20 @@ class TransactionalWork(UnitOfWork):
         begun = yield Perform(self._begin)
         if not isinstance(begun, Transaction):
             return _Attempt(len(records), _reported(begun), in_commit=True)
+        acknowledged = self._acknowledged()
         try:
             outcome = yield from self._deliver(begun, records, unit, min(limit, len(records)))
             if outcome.error is not None:
+                self._take_back(acknowledged, records)
                 yield from self._undo(begun, outcome.error)
-                return _Attempt(outcome.count, _reported(outcome.error))
+                return _Attempt(outcome.count, outcome.error)
             offsets = self._offsets(records[: outcome.count])
             error = yield from self._commit(begun, offsets)
         except GeneratorExit:
             begun.abandon()  # the driver was interrupted: nothing more can be asked of it
             raise
         if error is not None:
+            self._take_back(acknowledged, records)
             return _Attempt(max(1, outcome.count), _reported(error), in_commit=True)
         self._acks.done(outcome.count)
         return _Attempt(outcome.count, nack_delay=outcome.nack_delay, stopped=outcome.stopped)
@@ -182,7 +186,7 @@ class TransactionalWork(UnitOfWork):
     ) -> Effects[Delivered]:
         """Deliver records inside of the transaction, until a bound, a failure or the end."""
         started_ms = self._now_ms()
-        count, run = 0, limit if unit is DeliverBatch else min(limit, FIRST_RUN)
+        count, run = 0, limit if unit is DeliverBatch else min(limit, self._first_run)
         while True:
             part = records[count : count + run] if run < len(records) else records
             before_ms = self._now_ms()
@@ -191,12 +195,17 @@ class TransactionalWork(UnitOfWork):
             if outcome.count < len(part) or outcome.error is not None or outcome.nack_delay is not None:
                 return Delivered(count, outcome.error, outcome.nack_delay, outcome.stopped)
             now_ms = self._now_ms()
+            took_ms = now_ms - before_ms
+            self._first_run = min(max(1, self._fitting(len(part), took_ms, self._max_time_ms)), LONGEST_FIRST_RUN)
             left_ms = self._max_time_ms - (now_ms - started_ms)
             if count >= limit or left_ms <= 0 or tx.state is not TransactionState.OPEN:
                 return Delivered(count)
-            took_ms = now_ms - before_ms
-            run = 2 * run if 2 * took_ms <= left_ms else max(1, run * left_ms // took_ms)
-            run = min(run, limit - count)
+            run = min(max(1, self._fitting(len(part), took_ms, left_ms)), limit - count)
+
+    @staticmethod
+    def _fitting(records: int, took_ms: int, left_ms: int) -> int:
+        """How many records will take `left_ms`, at most twice as many as have taken `took_ms`."""
+        return 2 * records if 2 * took_ms <= left_ms else records * left_ms // took_ms
 
     def recover(self, record: ConsumerRecord, error: BaseException) -> Effects[BaseException | None]:
         """See UnitOfWork. A recoverer that fails leaves nothing behind, and the record is delivered again."""
@@ -208,7 +217,7 @@ class TransactionalWork(UnitOfWork):
             failure: BaseException | None = yield from self._inside(begun, Recover(record, error))
             if failure is not None:
                 yield from self._undo(begun, failure)
-                return _reported(failure)
+                return failure
             offsets = self._offsets([record]) | _behind([record])
             failure = yield from self._commit(begun, offsets)
         except GeneratorExit:
@@ -276,6 +285,23 @@ class TransactionalWork(UnitOfWork):
             if known is None or known.offset < place.offset:
                 offsets[partition] = place
         return offsets
+
+    def _acknowledged(self) -> Offsets:
+        """In the manual modes: what was acknowledged before a transaction."""
+        if not self._acks.mode.is_manual:
+            return {}
+        offsets = self._acks.take(self._now_ms())
+        self._acks.restore(offsets)
+        return offsets
+
+    def _take_back(self, acknowledged: Offsets, records: Sequence[ConsumerRecord]) -> None:
+        """The transaction is undone, and with it what was acknowledged of its records."""
+        if self._acks.mode.is_manual:
+            partitions = list(_behind(records))
+            self._acks.take(self._now_ms(), partitions)
+            self._acks.restore(
+                {partition: acknowledged[partition] for partition in partitions if partition in acknowledged}
+            )
 
     # -- without records -----------------------------------------------------------------------------------------------
 
