@@ -9,6 +9,7 @@ from ottla.client.faces import awaited, blocking
 from ottla.client.producer.producer_core import ProducerCore
 from ottla.client.producer.transactions_face import Offsets, checked_offsets
 from ottla.client.topic_partition import ConsumerGroupMetadata
+from ottla.errors import InvalidTransactionTimeout
 
 
 class KafkaProducer(ProducerCore):
@@ -41,7 +42,10 @@ class KafkaProducer(ProducerCore):
 
     def init_transactions(self, timeout: float | None = None) -> None:
         """See `init_transactions_async`."""
-        self._wait_for("init_transactions", lambda machine: machine.init(), timeout)
+        try:
+            self._wait_for("init_transactions", lambda machine: machine.init(), timeout)
+        except InvalidTransactionTimeout as error:
+            raise self._engine.run(self._with_limit(error), 10) from None
 
     def begin_transaction(self) -> None:
         """See `begin_transaction_async`."""

@@ -17,13 +17,18 @@ from ottla.client.producer.transaction_manager import TransactionManager
 from ottla.client.producer.transaction_operation import Operation
 from ottla.client.producer.transaction_tables import TransactionState
 from ottla.client.topic_partition import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
-from ottla.errors import ClientClosed, IllegalTransactionState, NoAnswer
+from ottla.errors import ClientClosed, IllegalTransactionState, InvalidTransactionTimeout, NoAnswer, OttlaError
+from ottla_wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
 
 if TYPE_CHECKING:
     from ottla.client.config import ProducerConfig
     from ottla.client.producer.record_accumulator import RecordAccumulator
 
 Offsets = Mapping[TopicPartition, OffsetAndMetadata | int]
+
+BROKER: Final = 4
+TIMEOUT_LIMIT: Final = "transaction.max.timeout.ms"
+LIMIT_TIMEOUT_MS: Final = 3_000
 
 _ENDING: Final = (TransactionState.COMMITTING, TransactionState.ABORTING)
 
@@ -73,7 +78,10 @@ class TransactionMethods:
             TransactionalIdAuthorizationFailed: the id may not be used.
             IllegalTransactionState: it was called already, or the producer has no transactional id.
         """
-        await self._await("init_transactions", lambda machine: machine.init(), timeout)
+        try:
+            await self._await("init_transactions", lambda machine: machine.init(), timeout)
+        except InvalidTransactionTimeout as error:
+            raise await self._engine.call(self._with_limit(error)) from None
 
     async def begin_transaction_async(self) -> None:
         """Begin a transaction: what is sent from now on is visible to read_committed readers after the commit.
@@ -149,6 +157,20 @@ class TransactionMethods:
         await self._await("abort_transaction", lambda machine: machine.abort(), timeout)
 
     # --- parts
+
+    async def _with_limit(self, error: InvalidTransactionTimeout) -> InvalidTransactionTimeout:
+        """The same error with the brokers' limit, if they tell it."""
+        try:
+            node_id = await self._engine.cluster.any_node()
+            broker = DescribeConfigsResource(
+                resource_type=BROKER, resource_name=str(node_id), configuration_keys=[TIMEOUT_LIMIT]
+            )
+            request = DescribeConfigsRequest(resources=[broker])
+            answer = await self._engine.cluster.send(node_id, request, timeout_ms=LIMIT_TIMEOUT_MS)
+            (limit,) = answer.results[0].configs
+        except (OttlaError, ValueError):
+            return error
+        return InvalidTransactionTimeout(f"{error}: {limit.value}")
 
     def _commit(
         self, offsets: Offsets | None, group: ConsumerGroupMetadata | None
