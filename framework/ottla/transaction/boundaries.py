@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from ottla.client.producer.transaction_tables import TransactionState as ProducerState
 from ottla.errors import (
     CannotBeginTransaction,
     Fatal,
+    ProducerFenced,
     TransactionOutcomeUnknown,
     TransactionTimedOut,
     UnexpectedRollback,
@@ -174,6 +177,7 @@ async def _commit_kafka(tx: Transaction, side: Side) -> None:
 
 async def _commit_failed(tx: Transaction, side: Side, error: BaseException) -> BaseException:
     """What to raise. The producer's state says what is left to be done."""
+    error = named(tx, error)
     failure = tx.first_failure()
     state = tx.producer.transaction_state
     if state in (ProducerState.ABORTABLE_ERROR, ProducerState.IN_TRANSACTION) and isinstance(error, Exception):
@@ -228,8 +232,9 @@ async def _abort_kafka(tx: Transaction, side: Side, cause: BaseException | None)
     """Abort, and give the producer back. What goes wrong is attached to the cause, and returned."""
     try:
         cancelled = await side.abort(tx.producer)
-    except Exception as failure:  # noqa: BLE001 - whoever calls decides whether it is the main thing
+    except Exception as error:  # noqa: BLE001 - whoever calls decides whether it is the main thing
         tx.end(TransactionState.ABORTED, failed=True)
+        failure = named(tx, error)
         _note_abort(tx, cause, failure)
         return failure
     except BaseException:
@@ -251,6 +256,20 @@ async def _await_timed_out(tx: Transaction, side: Side) -> BaseException | None:
         raise
     tx.end(TransactionState.ABORTED, failed=failure is not None)
     return failure
+
+
+def named(tx: Transaction, error: BaseException) -> BaseException:
+    """A fence with both owners: the client says who took over, and here is known who had it before."""
+    if not isinstance(error, ProducerFenced) or error.__cause__ is not None:
+        return error
+    client_id = getattr(tx.producer, "client_id", "")
+    fenced = ProducerFenced(
+        f"{error}. It was fenced here: client {client_id!r}, process {os.getpid()} on {socket.gethostname()}; "
+        "transaction_id_prefix (or OTTLA_INSTANCE) has to differ between hosts",
+        error.reason,
+    )
+    fenced.__cause__ = error
+    return fenced
 
 
 def _note_abort(tx: Transaction, cause: BaseException | None, failure: BaseException) -> None:

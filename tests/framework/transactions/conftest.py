@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ottla import KafkaTemplate, ProducerFactory
+from ottla import KafkaTemplate, Ottla, ProducerFactory, TopicPartition
+from ottla.client import KafkaConsumer
 from ottla.client.consumer.faces import run_blocking
 from ottla.client.engine import Engine
 from ottla.client.producer.transaction_tables import TransactionState as ProducerState
 from ottla.errors import Fatal, NotInTransaction, ProducerFenced, TransactionAborted
 from ottla.send import SendFuture
 from ottla_wire.records.sending import complete_batch, fail_futures
+from support.clusters import ClusterUnderTest, cluster_params
 
 
 class FakeKafka:
@@ -291,3 +294,98 @@ def factory(make_factory: Callable[..., FakeFactory]) -> FakeFactory:
 @pytest.fixture
 def template(factory: FakeFactory) -> KafkaTemplate:
     return KafkaTemplate(factory)
+
+
+# -- real brokers ------------------------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" in metafunc.fixturenames:
+        metafunc.parametrize("cluster", cluster_params(metafunc.definition), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, clusters: Any) -> Iterator[ClusterUnderTest]:
+    """Our broker, and Apache Kafka."""
+    with clusters.lease(request.param) as started:
+        yield started
+
+
+class Reader:
+    """What a topic holds, for readers of either kind."""
+
+    def __init__(self, cluster: ClusterUnderTest) -> None:
+        self._cluster = cluster
+
+    def values(self, topic: str, *, partitions: int = 1, isolation_level: str = "read_committed") -> list[str]:
+        """All values that may be read now, in the order of partition and offset."""
+        wanted = [TopicPartition(topic, index) for index in range(partitions)]
+        settings = {"isolation_level": isolation_level, "auto_offset_reset": "earliest"}
+        with KafkaConsumer(bootstrap_servers=self._cluster.bootstrap_servers, **settings) as consumer:
+            consumer.assign(wanted)
+            ends = consumer.end_offsets(wanted)
+            found: list[Any] = []
+            while any(consumer.position(partition) < ends[partition] for partition in wanted):
+                found += consumer.poll(0.1)
+        return [record.value.decode() for record in sorted(found, key=lambda one: (one.partition, one.offset))]
+
+    def all_values(self, topic: str, *, partitions: int = 1) -> list[str]:
+        """Also those of aborted and of open transactions."""
+        return self.values(topic, partitions=partitions, isolation_level="read_uncommitted")
+
+    def assert_sees(self, topic: str, *expected: str, partitions: int = 1) -> None:
+        """What a reader of committed records sees. Apache Kafka answers a commit before its markers are written."""
+        if self._cluster.name != "ottla":
+            deadline = time.monotonic() + 20
+            while self.values(topic, partitions=partitions) != list(expected) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert self.values(topic, partitions=partitions) == list(expected)
+
+    def assert_committed(self, group: str, expected: dict[int, int]) -> None:
+        """The group's offsets are these; on Apache Kafka, soon."""
+        if self._cluster.name != "ottla":
+            deadline = time.monotonic() + 20
+            while self.committed(group) != expected and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert self.committed(group) == expected
+
+    def committed(self, group: str) -> dict[int, int]:
+        """The group's offsets by partition."""
+        offsets = self._cluster.admin.list_group_offsets(group)
+        return {partition.partition: place.offset for partition, place in offsets.items() if place is not None}
+
+
+@pytest.fixture
+def reader(cluster: ClusterUnderTest) -> Reader:
+    return Reader(cluster)
+
+
+@pytest.fixture
+def make_live_factory(cluster: ClusterUnderTest) -> Iterator[Callable[..., ProducerFactory]]:
+    """Factories with a fresh prefix, unless one is given."""
+    made: list[ProducerFactory] = []
+
+    def make(**arguments: Any) -> ProducerFactory:
+        arguments.setdefault("transaction_id_prefix", f"{cluster.fresh('tx')}-")
+        made.append(ProducerFactory(bootstrap_servers=cluster.bootstrap_servers, linger_ms=0, **arguments))
+        return made[-1]
+
+    yield make
+    for factory in made:
+        factory.close(10)
+
+
+@pytest.fixture
+def live_template(make_live_factory: Callable[..., ProducerFactory]) -> KafkaTemplate:
+    return KafkaTemplate(make_live_factory())
+
+
+@pytest.fixture
+def make_app(cluster: ClusterUnderTest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ottla]:
+    """Applications with a fresh name, whose transactional ids so are fresh, too."""
+
+    def make(**arguments: Any) -> Ottla:
+        arguments.setdefault("name", cluster.fresh("app"))
+        return Ottla(cluster.bootstrap_servers, producer={"linger_ms": 0, **arguments.pop("producer", {})}, **arguments)
+
+    return make
