@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ottla.listeners.ack import AckMode, Acknowledgment
     from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
     from ottla.listeners.endpoint import listener
+    from ottla.listeners.group_positions import AssignmentCommit
+    from ottla.listeners.interceptors import BatchInterceptor, RecordInterceptor
     from ottla.listeners.message import Depends, Header, Key, Message, Payload, RecordMetadata
+    from ottla.listeners.transactional import Transactional
     from ottla.producer_factory import ProducerFactory
     from ottla.send import ProducerRecord, SendFuture, SendResult, gather
     from ottla.template import KafkaTemplate
@@ -41,11 +44,14 @@ __all__ = [
     "KafkaTransactionManager",
     "Propagation",
     "Transaction",
+    "Transactional",
     "current_transaction",
     "transactional",
     # listening
     "AckMode",
     "Acknowledgment",
+    "AssignmentCommit",
+    "BatchInterceptor",
     "ConcurrentMessageListenerContainer",
     "ConsumerFactory",
     "ConsumerRecord",
@@ -56,6 +62,7 @@ __all__ = [
     "Key",
     "Message",
     "Payload",
+    "RecordInterceptor",
     "RecordMetadata",
     # errors in listeners
     "BatchListenerFailed",
@@ -76,7 +83,10 @@ _HOMES = {
     "ottla.listeners.ack": ("AckMode", "Acknowledgment"),
     "ottla.listeners.container": ("ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"),
     "ottla.listeners.endpoint": ("listener",),
+    "ottla.listeners.group_positions": ("AssignmentCommit",),
+    "ottla.listeners.interceptors": ("BatchInterceptor", "RecordInterceptor"),
     "ottla.listeners.message": ("Depends", "Header", "Key", "Message", "Payload", "RecordMetadata"),
+    "ottla.listeners.transactional": ("Transactional",),
     "ottla.producer_factory": ("ProducerFactory",),
     "ottla.send": ("ProducerRecord", "SendFuture", "SendResult", "gather"),
     "ottla.template": ("KafkaTemplate",),

@@ -38,6 +38,8 @@ from ottla.listeners.endpoint import (
     scope_of,
     unique,
 )
+from ottla.listeners.interceptors import Interceptor
+from ottla.listeners.invocation import interceptor_kind
 from ottla.listeners.registry import ListenerRegistry
 from ottla.listeners.transactional import Transactional, with_manager
 from ottla.names import main_module_name
@@ -101,6 +103,8 @@ class Ottla:
         self._running = False
         self._module = main_module_name()
         self.listeners = ListenerRegistry()
+        self.interceptors: list[Interceptor] = []
+        """Around the calls of all listeners, before their own; each listener has those of its kind."""
         self.producer_factory: ProducerFactory = _AppProducerFactory(self, producer)
         self.consumer_factory: ConsumerFactory = _AppConsumerFactory(self, consumer)
         self.template = KafkaTemplate(
@@ -230,6 +234,9 @@ class Ottla:
             ack=endpoint.ack,
             batch=endpoint.batch,
             transactional=self._transactional(endpoint),
+            reply_to=endpoint.reply_to,
+            reply_template=self.template,
+            interceptors=[*self.interceptors, *endpoint.interceptors],
             filter=endpoint.filter,
             on_error=endpoint.on_error or ErrorHandler(),
             consumer=endpoint.consumer,
@@ -244,6 +251,10 @@ class Ottla:
             namespace=endpoint.namespace,
             loop=self._event_loop,
         )
+        unused = [one for one in endpoint.interceptors if not isinstance(one, interceptor_kind(container.listener))]
+        if unused:
+            kind = interceptor_kind(container.listener).__name__
+            raise ConfigError(f"{endpoint.name}: {unused[0]!r} is not of the kind that this listener needs, {kind}")
         self.listeners.register(container)
         return container
 

@@ -19,6 +19,7 @@ from ottla.listeners.binding import BoundListener
 from ottla.listeners.container_properties import ContainerProperties, ContainerState
 from ottla.listeners.driver import Driver, settled
 from ottla.listeners.group_positions import AssignmentCommit, GroupPositions
+from ottla.listeners.invocation import Invocation
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.listeners.transactional_work import TransactionalWork
 from ottla.listeners.unit_of_work import AcknowledgedWork, UnitOfWork
@@ -42,6 +43,7 @@ class ConsumerRunner:
         name: of the thread, and in logs.
         properties: the container's.
         listener: what is called.
+        invocation: how it is called.
         topics: what to subscribe to, unless the properties have a pattern, or there is a share.
         share: explicit partitions and where to start in each.
         make_consumer: gives a new consumer, with the face that the listener needs.
@@ -54,6 +56,7 @@ class ConsumerRunner:
         name: str,
         properties: ContainerProperties,
         listener: BoundListener,
+        invocation: Invocation,
         topics: Sequence[str],
         share: Mapping[TopicPartition, Any],
         make_consumer: Callable[[], AnyConsumer],
@@ -67,6 +70,7 @@ class ConsumerRunner:
         self.failure: BaseException | None = None
         self._properties = properties
         self._listener = listener
+        self._invocation = invocation
         self._topics = topics
         self._share = share
         self._make_consumer = make_consumer
@@ -165,7 +169,7 @@ class ConsumerRunner:
         try:
             consumer = self._consumer = self._consumer or self._make_consumer()
             recover = self._properties.on_error.recover
-            driver = Driver(self.loop, self.control, self._listener, self.acks, recover, consumer)
+            driver = Driver(self.loop, self.control, self._listener, self.acks, recover, consumer, self._invocation)
             try:
                 self._subscribe(consumer, _Rebalances(driver))
                 await driver.run()

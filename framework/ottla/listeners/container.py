@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import threading
 import time
@@ -17,6 +18,8 @@ from ottla.listeners.binding import bind
 from ottla.listeners.consumer_runner import ConsumerRunner
 from ottla.listeners.container_properties import ContainerProperties, ContainerState
 from ottla.listeners.group_positions import AssignmentCommit
+from ottla.listeners.invocation import Invocation
+from ottla.listeners.replies import Replies
 from ottla.listeners.transactional import check_ack_mode
 
 __all__ = ["ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"]
@@ -68,6 +71,7 @@ class ConcurrentMessageListenerContainer:
             _check_transactional(self.id, self.properties)
         if self.listener.is_async and loop is None:
             raise ConfigError(f"{self.id}: an async listener needs the event loop it is to run on (loop=)")
+        self._invocation = self._new_invocation(listener)
         self._loop = loop
         self._lock = threading.Lock()
         self._paused = False
@@ -98,12 +102,25 @@ class ConcurrentMessageListenerContainer:
             f"{self.id}-{index}",
             self.properties,
             self.listener,
+            self._invocation,
             self.topics,
             share,
             lambda: self._new_consumer(str(index)),
             self._loop,
             commits_start=self._commits_start(),
         )
+
+    def _new_invocation(self, listener: Callable[..., Any]) -> Invocation:
+        if inspect.isasyncgenfunction(listener):
+            raise ConfigError(f"{self.id}: an async generator is no listener; return a list of replies in its place")
+        reply_to, template = self.properties.reply_to, self.properties.reply_template
+        if reply_to is None or reply_to is False:
+            if inspect.isgeneratorfunction(listener):
+                raise ConfigError(f"{self.id}: a generator gives replies, and there is no reply_to= to send them to")
+            return Invocation(self.listener, self.properties.interceptors)
+        if template is None:
+            raise ConfigError(f"{self.id}: reply_to= needs a template to send with (reply_template=)")
+        return Invocation(self.listener, self.properties.interceptors, Replies(template, reply_to))
 
     def _commits_start(self) -> bool:
         wanted = self.properties.assignment_commit

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ottla.error_handling import ErrorHandler
 from ottla.listeners.ack import AckMode
 from ottla.listeners.group_positions import AssignmentCommit
+from ottla.listeners.interceptors import Interceptor
+from ottla.listeners.replies import ReplyTo
 from ottla.listeners.transactional import Transactional
 from ottla_wire.records import ConsumerRecord
+
+if TYPE_CHECKING:
+    from ottla.template import KafkaTemplate
 
 
 class ContainerState(Enum):
@@ -47,6 +52,12 @@ class ContainerProperties:
     """Give a batch listener the records of one partition at a time; each is a transaction of its own."""
     assignment_commit: AssignmentCommit = AssignmentCommit.LATEST_ONLY_NO_TX
     """When the start of a partition is committed that the group has committed nothing for."""
+    reply_to: ReplyTo | None = None
+    """Where to send what the listener returns: a topic; True, for the one that the request names; or a function."""
+    reply_template: KafkaTemplate | None = None
+    """What replies are sent with; an application gives its own."""
+    interceptors: Sequence[Interceptor] = ()
+    """RecordInterceptors, or BatchInterceptors for a listener that takes lists."""
     shutdown_timeout: float = 10.0
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """Client settings that win over the factory's."""

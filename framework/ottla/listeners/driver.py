@@ -33,7 +33,9 @@ from ottla.listeners.effects import (
     Resume,
     ResumeAll,
 )
+from ottla.listeners.invocation import Invocation
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
+from ottla.send import SendFuture
 from ottla.transaction.sides import AWAITING, BLOCKING, Side
 from ottla_wire.records import ConsumerRecord
 
@@ -51,6 +53,7 @@ class Driver:
         acks: AckTracker,
         recover: Callable[[ConsumerRecord, BaseException], Any],
         consumer: KafkaConsumer | AsyncKafkaConsumer,
+        invocation: Invocation | None = None,
     ) -> None:
         self.loop = loop
         self.control = control
@@ -58,6 +61,8 @@ class Driver:
         self.acks = acks
         self.recover = recover
         self.consumer = consumer
+        self._invocation = invocation or Invocation(listener)
+        self._is_fast = self._invocation.is_plain and not listener.takes_acknowledgment
         self._is_polling = False
         self._side: Side = AWAITING if listener.is_async else BLOCKING
 
@@ -80,9 +85,9 @@ class Driver:
             case Poll():
                 return await self._poll(effect.timeout)
             case Deliver():
-                if self.listener.takes_acknowledgment:
-                    return await self._deliver_acknowledged(effect.records)
-                return await self._deliver(effect.records)
+                if self._is_fast:
+                    return await self._deliver(effect.records)
+                return await self._deliver_surrounded(effect.records)
             case DeliverBatch():
                 return await self._deliver_batch(effect.records)
             case Commit():
@@ -155,39 +160,57 @@ class Driver:
             return Delivered(count, error)
         return Delivered(count)
 
-    async def _deliver_acknowledged(self, records: Sequence[ConsumerRecord]) -> Delivered:
+    async def _deliver_surrounded(self, records: Sequence[ConsumerRecord]) -> Delivered:
+        replies: list[tuple[int, SendFuture]] = []
+        outcome = Delivered(len(records))
         for count, record in enumerate(records):
             if self.control.stop_immediately:
-                return Delivered(count, stopped=True)
-            acknowledgment = Acknowledgment(self.acks, [record], self._acknowledged)
+                outcome = Delivered(count, stopped=True)
+                break
+            delivery = self._new_delivery([record])
             try:
-                result = self.listener.call(record, Delivery(self.consumer, acknowledgment))
-                if self.listener.is_async:
-                    await result
+                sent = await self._invocation.call(record, delivery)
             except Exception as error:  # noqa: BLE001 - see above
+                outcome = Delivered(count, error)
+                break
+            replies += [(count, future) for future in sent]
+            if delivery.acknowledgment is not None and delivery.acknowledgment.nacked is not None:
+                outcome = Delivered(count, nack_delay=delivery.acknowledgment.nacked[1])
+                break
+        return await self._once_replied(outcome, replies)
+
+    async def _once_replied(self, outcome: Delivered, replies: Sequence[tuple[int, SendFuture]]) -> Delivered:
+        """The outcome, when the replies are stored; of a record whose reply is not, that is the failure."""
+        if not self._invocation.waits_for_replies:
+            return outcome
+        for count, future in replies:
+            try:
+                # It ends by itself, at the latest after `delivery_timeout_ms`.
+                await future if self.listener.is_async else future.result()
+            except Exception as error:  # noqa: BLE001 - as if the listener had waited for it
                 return Delivered(count, error)
-            if acknowledgment.nacked is not None:
-                return Delivered(count, nack_delay=acknowledgment.nacked[1])
-        return Delivered(len(records))
+        return outcome
+
+    def _new_delivery(self, records: Sequence[ConsumerRecord]) -> Delivery:
+        if not self.listener.takes_acknowledgment:
+            return Delivery(self.consumer)
+        return Delivery(self.consumer, Acknowledgment(self.acks, records, self._acknowledged))
 
     async def _deliver_batch(self, records: Sequence[ConsumerRecord]) -> Delivered:
-        acknowledgment = None
-        if self.listener.takes_acknowledgment:
-            acknowledgment = Acknowledgment(self.acks, records, self._acknowledged)
+        delivery = self._new_delivery(records)
         try:
-            result = self.listener.call(records, Delivery(self.consumer, acknowledgment))
-            if self.listener.is_async:
-                await result
+            sent = await self._invocation.call(records, delivery)
         except UnfitRecord as error:
             return Delivered(0, error)
         except BatchListenerFailed as error:
             return Delivered(min(max(error.index, 0), len(records)), error)
         except Exception as error:  # noqa: BLE001 - see above
             return Delivered(0, error)
-        if acknowledgment is not None and acknowledgment.nacked is not None:
-            index, delay = acknowledgment.nacked
-            return Delivered(index, nack_delay=delay)
-        return Delivered(len(records))
+        outcome = Delivered(len(records))
+        if delivery.acknowledgment is not None and delivery.acknowledgment.nacked is not None:
+            index, delay = delivery.acknowledgment.nacked
+            outcome = Delivered(index, nack_delay=delay)
+        return await self._once_replied(outcome, [(0, future) for future in sent])
 
     async def _recover(self, record: ConsumerRecord, error: BaseException) -> BaseException | None:
         try:

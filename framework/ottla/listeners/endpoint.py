@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
+from ottla.listeners.interceptors import Interceptor
+from ottla.listeners.replies import ReplyTo
 from ottla.listeners.transactional import Transactional, check_ack_mode, transactional_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class ListenerEndpoint:
     batch: bool | None = None
     filter: Callable[..., bool] | None = None
     transactional: Transactional | None = None
+    reply_to: ReplyTo | None = None
+    interceptors: Sequence[Interceptor] = ()
     on_error: Any = None
     auto_start: bool = True
     consumer: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +86,9 @@ def listener(
     ack: AckMode = AckMode.BATCH,
     batch: bool | None = None,
     transactional: Transactional | KafkaTransactionManager | bool = False,
+    reply_to: ReplyTo | None = None,
     filter: Callable[..., bool] | None = None,
+    interceptors: Sequence[Interceptor] = (),
     on_error: Any = None,
     auto_start: bool = True,
     consumer: Mapping[str, Any] | None = None,
@@ -100,8 +106,12 @@ def listener(
         transactional: whether offsets, and what the function sends through templates of the application, are parts of
             transactions: all of it is seen, or nothing. True, or a Transactional(...) that says how records are
             divided, or a KafkaTransactionManager of another producer factory.
+        reply_to: where what the function returns is sent (Spring: @SendTo): a topic; True, for the one that the record
+            names in its header `kafka_replyTopic`; or a function of record and result that gives a topic. Lists,
+            tuples and what a generator yields are sent one by one, a `Message` as it says, None not at all.
         filter: called with each ConsumerRecord; a record for which it is true never reaches the function, and counts
             as processed.
+        interceptors: RecordInterceptors around each call, or BatchInterceptors if the function takes lists.
         on_error: an ErrorHandler; by default ten deliveries, then the error is logged and the record passed over.
         auto_start: False leaves the container to be started by hand.
         consumer: client settings for this listener's consumers.
@@ -125,6 +135,8 @@ def listener(
             ack=ack,
             batch=batch,
             transactional=transactional_of(transactional),
+            reply_to=reply_to,
+            interceptors=tuple(interceptors),
             filter=filter,
             on_error=on_error,
             auto_start=auto_start,

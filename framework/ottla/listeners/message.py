@@ -82,3 +82,8 @@ class Message(Generic[PayloadType]):
     headers: Mapping[str, bytes | None] | None = None
     """The last value of each header name."""
     metadata: RecordMetadata | None = None
+    """Where it was received; None for one that is to be sent."""
+    topic: str | None = None
+    """Where it is to be sent, if not to the default topic or that of a reply. A received message has none."""
+    partition: int | None = None
+    """To which partition it is to be sent."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ottla import AckMode, Acknowledgment, BatchListenerFailed, ErrorHandler, OffsetAndMetadata, TopicPartition
+from ottla import AckMode, Acknowledgment, BatchListenerFailed, ErrorHandler
 from ottla.client.consumer.faces import run_blocking
 from ottla.errors import GroupAuthorizationFailed, RebalanceInProgress, WakeupError
 from ottla.listeners.ack import AckTracker
@@ -16,78 +15,7 @@ from ottla.listeners.binding import bind
 from ottla.listeners.driver import Driver
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.listeners.unit_of_work import COMMIT_CHECK_SECONDS, AcknowledgedWork
-
-ORDERS = TopicPartition("orders", 0)
-
-
-class ScriptedConsumer:
-    """Hands out polls: lists of records, or functions of the consumer that give them. Writes down commits, wake-ups."""
-
-    def __init__(self, control: LoopControl, *polls: Any) -> None:
-        self.control = control
-        self.polls = list(polls)
-        self.timeouts: list[float] = []
-        self.commits: list[dict[TopicPartition, int]] = []
-        self.wakeups = 0
-        self.failures: list[BaseException] = []
-
-    def poll(self, timeout: float) -> list[Any]:
-        self.timeouts.append(timeout)
-        if not self.polls:
-            self.control.stopping = True
-            return []
-        step = self.polls.pop(0)
-        return step(self) if callable(step) else step
-
-    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
-        if self.failures:
-            raise self.failures.pop(0)
-        self.commits.append({partition: offset.offset for partition, offset in offsets.items()})
-
-    def commit_async(self, offsets: Any, callback: Callable[..., None]) -> None:
-        self.commit(offsets)
-        callback(offsets, None)
-
-    def wakeup(self) -> None:
-        self.wakeups += 1
-
-    def pause(self, partitions: Any) -> None:
-        pass
-
-    resume = pause
-
-    def assignment(self) -> list[TopicPartition]:
-        return [ORDERS]
-
-
-class AsyncScriptedConsumer(ScriptedConsumer):
-    async def poll(self, timeout: float) -> list[Any]:  # type: ignore[override]
-        await asyncio.sleep(0)
-        return super().poll(timeout)
-
-    async def commit(self, offsets: Any) -> None:  # type: ignore[override]
-        await asyncio.sleep(0)
-        super().commit(offsets)
-
-
-def drive(
-    listener: Callable[..., Any], *polls: Any, ack: AckMode = AckMode.MANUAL_IMMEDIATE, failures: Any = ()
-) -> ScriptedConsumer:
-    control = LoopControl()
-    acks = AckTracker(ack)
-    bound = bind(listener)
-    loop = ListenerLoop(
-        is_batch=bound.is_batch,
-        work=AcknowledgedWork(acks, lambda: 0),
-        errors=ErrorHandler(),
-        control=control,
-        now_ms=lambda: 0,
-    )
-    consumer = (AsyncScriptedConsumer if bound.is_async else ScriptedConsumer)(control, *polls)
-    consumer.failures += failures
-    driver = Driver(loop, control, bound, acks, ErrorHandler().recover, consumer)  # type: ignore[arg-type]
-    (asyncio.run if bound.is_async else run_blocking)(driver.run())
-    return consumer
+from support.listener_driver import ORDERS, ScriptedConsumer, drive
 
 
 def test_acknowledging_inside_the_listener_wakes_no_poll(make_record: Any) -> None:
