@@ -465,11 +465,16 @@ class ConsumerCore:
     # --- the group
 
     def group_metadata(self) -> ConsumerGroupMetadata:
-        """The membership at this moment, for `send_offsets_to_transaction`."""
+        """The membership under which records were read, for `send_offsets_to_transaction`.
+
+        Also if it has been lost meanwhile: without any, coordinators would take the offsets as those of somebody who
+        is in no group, and let a replaced member commit.
+        """
         if self.config.group_id is None:
             raise InvalidGroupId("this consumer has no group: set group_id")
         with self._shared.lock:
-            generation = self._shared.membership.generation
+            is_managed = self._shared.subscription.is_group_managed
+            generation = self._shared.membership.last_generation if is_managed else Generation()
         return ConsumerGroupMetadata(
             self.config.group_id, generation.id, generation.member_id, self.config.group_instance_id
         )

@@ -107,7 +107,10 @@ class _Consumer:
         return self._core.read_past()
 
     def group_metadata(self) -> ConsumerGroupMetadata:
-        """The membership at this moment, for a producer's `send_offsets_to_transaction`."""
+        """The membership under which records were read, for a producer's `send_offsets_to_transaction`.
+
+        One that has been lost since is still named, so that the coordinator refuses the transaction.
+        """
         return self._core.group_metadata()
 
     def enforce_rebalance(self, reason: str | None = None) -> None:

@@ -151,6 +151,8 @@ class Membership:
         self._backoff = Backoff(retry_backoff_ms, retry_backoff_max_ms, rng)
         self.state = MemberState.UNJOINED
         self.generation = Generation()
+        self.last_generation = Generation()
+        """The generation, or the one that was lost last: under which the records were read that are in hand."""
         self.failure: KafkaError | None = None
         """What the next poll has to raise. A fenced instance stays fenced; any other failure is raised once."""
         self._rejoin_reason: str | None = "the first join"
@@ -237,7 +239,7 @@ class Membership:
         if attempt != self._attempt:
             return []
         self._enter(MemberState.SYNCING)
-        self.generation = generation
+        self.generation = self.last_generation = generation
         self._is_leader = leader == generation.member_id
         self._start_session(now_ms)
         return [SendSync(attempt, generation, members if self._is_leader else None)]
