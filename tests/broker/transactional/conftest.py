@@ -172,6 +172,13 @@ class Stage:
         assert entry.error_code == 0
         return list(entry.active_producers)
 
+    def crashes(self, partition: int = 0) -> None:
+        """The process is killed and comes back: of the partition there is what its files say."""
+        replica = self.bench.partition("t", partition)
+        replica.log.abandon()
+        replica.log = self.bench.storage.open_log("t", partition, replica.topic_id, replica.log.config)
+        replica.advance_high_watermark()
+
     def stops_replicating(self, partition: int = 0, topic: str = "t") -> Callable[[], None]:
         """From now on the high watermark waits for followers; the returned function lets them catch up."""
         replica = self.bench.partition(topic, partition)
