@@ -56,11 +56,19 @@ class Scenario:
     """Of --records: what is slow takes fewer."""
     fill: Fill | None = None
     """Fills one topic that all runs read; without it each run has a topic of its own."""
+    least_rounds: int = 1
+    """A difference of a few percent is not seen in fewer."""
+    chosen: tuple[str, ...] = ()
+    """The script's clients that take part; none: all."""
 
     @property
     def clients(self) -> Sequence[str]:
         """Their names, in the order of the table."""
-        return list(importlib.import_module(self.module).CLIENTS)
+        return self.chosen or list(importlib.import_module(self.module).CLIENTS)
+
+    def rounds(self, options: Options) -> int:
+        """How many: as wanted, and as needed where more than a first look is wanted."""
+        return options.rounds if options.rounds == 1 else max(options.rounds, self.least_rounds)
 
 
 def _fill_plain(broker: Broker, topic: str, records: int, value_bytes: int) -> None:
@@ -81,10 +89,18 @@ SCENARIOS = (
     Scenario("consume 1 KB", "benchmarks.consume", CONFLUENT, 1000, 1.0, _fill_plain),
     Scenario("listener", "benchmarks.listener", "faststream, default", share=0.1, fill=_fill_orders),
     Scenario("send budget", "benchmarks.send_budget", share=0.5),
+    Scenario("transactions of one record", "benchmarks.transactions", CONFLUENT, share=0.01),
+    Scenario("transactions of 100 ms", "benchmarks.transaction_throughput", "without", share=4.0, least_rounds=11),
+    Scenario("exactly-once listener", "benchmarks.exactly_once", "at least once", share=0.25, fill=_fill_orders),
 )
 JAVA = Scenario("broker 1 KB, Java client", "benchmarks.broker", value_bytes=1000, share=1.5)
+COMMIT = Scenario(
+    "commit of one record", "benchmarks.transactions", share=0.005, chosen=("ottla", CONFLUENT, "aiokafka")
+)
 EMBEDDED = Scenario("embedded broker", "benchmarks.embedded")
-GROUPS = ("produce", "consume", "listener", "send", "broker", "embedded")
+GROUPS = (
+    "produce", "consume", "listener", "send", "transactions", "exactly-once", "commit", "broker", "embedded",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +130,7 @@ def measure_all(options: Options, console: Console) -> list[figures.Result]:
         for result in _against(name, options, console):
             figures.show(console, result)
             results.append(result)
-    for scenario, measure in ((JAVA, _java), (EMBEDDED, _embedded)):
+    for scenario, measure in ((JAVA, _both_brokers), (COMMIT, _both_brokers), (EMBEDDED, _embedded)):
         if options.wants(scenario):
             result = measure(scenario, options, console)
             figures.show(console, result)
@@ -158,7 +174,7 @@ def _clients(scenario: Scenario, broker: Broker, options: Options, console: Cons
         if scenario.fill is not None:
             filled = stack.enter_context(brokers.topic(broker, _name()))
             scenario.fill(broker, filled, records, scenario.value_bytes)
-        for number in range(options.rounds):
+        for number in range(scenario.rounds(options)):
             for client in _rotated(present, number):
                 _say(console, f"{scenario.name}, round {number + 1}: {client}")
                 with _topic(broker, filled) as topic:
@@ -167,23 +183,23 @@ def _clients(scenario: Scenario, broker: Broker, options: Options, console: Cons
     return result
 
 
-def _java(scenario: Scenario, options: Options, console: Console) -> figures.Result:
+def _both_brokers(scenario: Scenario, options: Options, console: Console) -> figures.Result:
     """Both brokers are up, and take turns: the ratio is then that of neighbouring minutes."""
     apache, ours = brokers.NAMES["apache"], brokers.NAMES["ours"]
-    pairs = {f"{ours}, {acks}": f"{apache}, {acks}" for acks in scenario.clients}
-    result = figures.Result(scenario.name, "as named", f"{apache}, same acks", pairs=pairs)
+    pairs = {f"{ours}, {client}": f"{apache}, {client}" for client in scenario.clients}
+    result = figures.Result(scenario.name, "as named", f"{apache}, same client", pairs=pairs)
+    records = max(1000, int(options.records * scenario.share))
     try:
         with brokers.running("apache") as theirs, brokers.running("ours") as mine:
             _warm_up(theirs, options.records)
             _warm_up(mine, options.records)
-            for number in range(options.rounds):
-                for acks in scenario.clients:
+            for number in range(scenario.rounds(options)):
+                for client in scenario.clients:
                     for broker in _rotated([theirs, mine], number):
-                        label = f"{brokers.NAMES[broker.name]}, {acks}"
+                        label = f"{brokers.NAMES[broker.name]}, {client}"
                         _say(console, f"{scenario.name}, round {number + 1}: {label}")
-                        records = max(1000, int(options.records * scenario.share))
                         with brokers.topic(broker, _name()) as topic:
-                            run = _measure(scenario.module, acks, broker, topic, records, scenario.value_bytes)
+                            run = _measure(scenario.module, client, broker, topic, records, scenario.value_bytes)
                         result.runs.setdefault(label, []).append(run)
     except NoBroker as error:
         result.missing[apache] = str(error)

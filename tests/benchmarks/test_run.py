@@ -106,3 +106,24 @@ def test_the_smallest_round_measures_our_producer_and_consumer(
         assert measured["seconds"] > 0
         assert measured["cpu_seconds"] > 0
     assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 4
+
+
+@pytest.mark.slow
+def test_the_smallest_round_measures_our_transactions(run: ModuleType) -> None:
+    mine = ("ottla, template", "transactions", "exactly")
+    options = run.Options(rounds=1, records=1000, broker="ours", only=("transactions", "exactly-once"), clients=mine)
+
+    results = run.measure_all(options, Console(file=io.StringIO()))
+
+    assert [(result.scenario, *result.runs) for result in results] == [
+        ("transactions of one record", "ottla, template"),
+        ("transactions of 100 ms", "transactions of 100 ms"),
+        ("exactly-once listener", "exactly once"),
+    ]
+    assert all(measured["records"] >= 1000 for result in results for (measured,) in result.runs.values())
+
+
+def test_small_differences_get_more_rounds_unless_one_is_asked_for(run: ModuleType) -> None:
+    scenario = run.Scenario("transactions of 100 ms", "benchmarks.transaction_throughput", least_rounds=11)
+
+    assert [scenario.rounds(run.Options(rounds=rounds)) for rounds in (1, 7, 15)] == [1, 11, 15]
