@@ -28,6 +28,7 @@ from ottla.consumer_factory import LISTENER_DEFAULTS, ConsumerFactory
 from ottla.error_handling import ErrorHandler
 from ottla.errors import ConfigError
 from ottla.event_loop import LoopThread
+from ottla.events import Events
 from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
 from ottla.listeners.endpoint import (
     BARE_LISTENERS,
@@ -103,6 +104,8 @@ class Ottla:
         self._running = False
         self._module = main_module_name()
         self.listeners = ListenerRegistry()
+        self.events = Events(self._event_loop)
+        """What happens to the listeners' containers, for whoever wants to know."""
         self.interceptors: list[Interceptor] = []
         """Around the calls of all listeners, before their own; each listener has those of its kind."""
         self.producer_factory: ProducerFactory = _AppProducerFactory(self, producer)
@@ -240,6 +243,7 @@ class Ottla:
             filter=endpoint.filter,
             on_error=endpoint.on_error or ErrorHandler(),
             consumer=endpoint.consumer,
+            **endpoint.container,
         )
         container = ConcurrentMessageListenerContainer(
             self.consumer_factory,
@@ -250,6 +254,7 @@ class Ottla:
             id=self._id_of(endpoint),
             namespace=endpoint.namespace,
             loop=self._event_loop,
+            publish=self.events.publish,
         )
         unused = [one for one in endpoint.interceptors if not isinstance(one, interceptor_kind(container.listener))]
         if unused:

@@ -13,12 +13,25 @@ from typing import Any
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
 from ottla.client.consumer.faces import run_blocking
 from ottla.error_handling.error_handler import StopContainer
-from ottla.errors import ConfigError, Fatal
+from ottla.errors import ConfigError, Fatal, FencedInstanceId, ProducerFenced
+from ottla.events import (
+    ConsumerFailedEvent,
+    ConsumerPartitionPausedEvent,
+    ConsumerPartitionResumedEvent,
+    ConsumerStartedEvent,
+    ConsumerStartingEvent,
+    ConsumerStoppedEvent,
+    ConsumerStoppingEvent,
+    EventSource,
+    StopReason,
+)
 from ottla.listeners.ack import AckTracker
 from ottla.listeners.binding import BoundListener
 from ottla.listeners.container_properties import ContainerProperties, ContainerState
 from ottla.listeners.driver import Driver, settled
 from ottla.listeners.group_positions import AssignmentCommit, GroupPositions
+from ottla.listeners.idle_events import IdleEvents
+from ottla.listeners.idle_watch import IdleWatch
 from ottla.listeners.invocation import Invocation
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.listeners.transactional_work import TransactionalWork
@@ -48,6 +61,8 @@ class ConsumerRunner:
         share: explicit partitions and where to start in each.
         make_consumer: gives a new consumer, with the face that the listener needs.
         event_loop: gives the loop for an async listener.
+        source: the consumer as events name it.
+        on_end: called when the consumer has ended for good.
         commits_start: whether the start of a partition without committed offset is committed.
     """
 
@@ -62,6 +77,8 @@ class ConsumerRunner:
         make_consumer: Callable[[], AnyConsumer],
         event_loop: Callable[[], asyncio.AbstractEventLoop] | None,
         *,
+        source: EventSource,
+        on_end: Callable[[], None],
         commits_start: bool = False,
     ) -> None:
         self.name = name
@@ -75,6 +92,8 @@ class ConsumerRunner:
         self._share = share
         self._make_consumer = make_consumer
         self._event_loop = event_loop
+        self._source = source
+        self._on_end = on_end
         self._commits_start = commits_start
         self._consumer: AnyConsumer | None = None
         self._stop_asked = threading.Event()
@@ -154,6 +173,7 @@ class ConsumerRunner:
             consumer.wakeup()
 
     async def _run(self) -> None:
+        self._source.say(ConsumerStartingEvent)
         try:
             while self._goes_on_after(await self._run_once()):
                 await self._pause_before_restart()
@@ -162,23 +182,61 @@ class ConsumerRunner:
                 self._new_loop()
         finally:
             self.state = ContainerState.FAILED if self.failure is not None else ContainerState.STOPPED
+            self._source.say(ConsumerStoppedEvent, reason=self.stop_reason, error=self.failure)
+            self._on_end()
             self._ended.set()
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why it has stopped, if it has."""
+        if self.failure is None:
+            return StopReason.NORMAL
+        if isinstance(self.failure, StopContainer):
+            return StopReason.ABNORMAL
+        if isinstance(self.failure, (ProducerFenced, FencedInstanceId)):
+            return StopReason.FENCED
+        return StopReason.ERROR
 
     async def _run_once(self) -> BaseException | None:
         """Run one consumer to its end; gives the error that ended it, if one did."""
         try:
             consumer = self._consumer = self._consumer or self._make_consumer()
             recover = self._properties.on_error.recover
-            driver = Driver(self.loop, self.control, self._listener, self.acks, recover, consumer, self._invocation)
+            driver = Driver(
+                self.loop,
+                self.control,
+                self._listener,
+                self.acks,
+                recover,
+                consumer,
+                self._invocation,
+                self._source,
+                self._new_idle_events(),
+            )
             try:
                 self._subscribe(consumer, _Rebalances(driver))
+                self._source.say(ConsumerStartedEvent)
                 await driver.run()
             finally:
+                self._source.say(ConsumerStoppingEvent)
                 await settled(consumer.close())
                 self._consumer = None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and decided on below
             return error
         return None
+
+    def _new_idle_events(self) -> IdleEvents | None:
+        properties = self._properties
+        interval, of_partitions = properties.idle_event_interval, properties.idle_partition_event_interval
+        if interval is None and of_partitions is None:
+            return None
+        watch = IdleWatch(
+            None if interval is None else int(interval * 1000),
+            None if of_partitions is None else int(of_partitions * 1000),
+            before_data=properties.idle_before_data_multiplier,
+            now_ms=_monotonic_ms(),
+        )
+        return IdleEvents(watch, self._source, _monotonic_ms)
 
     async def _pause_before_restart(self) -> None:
         if self._listener.is_async:
@@ -198,6 +256,7 @@ class ConsumerRunner:
             logger.warning("%s: while stopping: %s", self.name, error, exc_info=error)
             return False
         logger.error("%s: the consumer failed and is made anew: %s", self.name, error, exc_info=error)
+        self._source.say(ConsumerFailedEvent, error=error)
         return True
 
     def _subscribe(self, consumer: AnyConsumer, rebalances: _Rebalances) -> None:
@@ -223,6 +282,9 @@ class ConsumerRunner:
         def apply(consumer: AnyConsumer) -> None:
             here = [p for p in partitions if p in set(consumer.assignment()) and not self.loop.is_held(p)]
             (consumer.pause if paused else consumer.resume)(here)
+            for partition in here:
+                kind = ConsumerPartitionPausedEvent if paused else ConsumerPartitionResumedEvent
+                self._source.say(kind, partition=partition)
 
         self.control.requests.append(apply)
         self.wakeup()

@@ -13,6 +13,7 @@ from typing import Any
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
 from ottla.consumer_factory import ConsumerFactory, snake_case
 from ottla.errors import ConfigError
+from ottla.events import ConcurrentContainerStoppedEvent, EventSource, ListenerEvent, StopReason
 from ottla.listeners.ack import AckMode
 from ottla.listeners.binding import bind
 from ottla.listeners.consumer_runner import ConsumerRunner
@@ -39,6 +40,7 @@ class ConcurrentMessageListenerContainer:
         properties: everything else.
         id: the container's name, in logs and thread names.
         loop: gives the event loop for an async listener; it must be running.
+        publish: told of the container's events; an application's is `app.events.publish`.
         namespace: names that the listener's hints use beyond its module's.
     """
 
@@ -52,6 +54,7 @@ class ConcurrentMessageListenerContainer:
         properties: ContainerProperties | None = None,
         id: str | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        publish: Callable[[ListenerEvent], None] | None = None,
         namespace: Mapping[str, Any] | None = None,
     ) -> None:
         self.properties = properties or ContainerProperties()
@@ -73,7 +76,10 @@ class ConcurrentMessageListenerContainer:
             raise ConfigError(f"{self.id}: an async listener needs the event loop it is to run on (loop=)")
         self._invocation = self._new_invocation(listener)
         self._loop = loop
+        self._publish = publish
         self._lock = threading.Lock()
+        self._end_lock = threading.Lock()
+        self._running_children = 0
         self._paused = False
         self._children: list[ConsumerRunner] = []
         self._shares = _shares(self.properties.partitions, concurrency)
@@ -93,6 +99,7 @@ class ConcurrentMessageListenerContainer:
             for child in children:
                 child.prepare()
             self._children = children
+            self._running_children = len(children)
             for child in children:
                 child.control.paused = self._paused
                 child.start()
@@ -107,8 +114,20 @@ class ConcurrentMessageListenerContainer:
             share,
             lambda: self._new_consumer(str(index)),
             self._loop,
+            source=EventSource(self._publish, self, f"{self.id}-{index}"),
+            on_end=self._child_ended,
             commits_start=self._commits_start(),
         )
+
+    def _child_ended(self) -> None:
+        children = self._children
+        with self._end_lock:
+            self._running_children -= 1
+            is_last = self._running_children == 0
+        if is_last and self._publish is not None:
+            reasons = [child.stop_reason for child in children if child.stop_reason is not StopReason.NORMAL]
+            reason = reasons[0] if reasons else StopReason.NORMAL
+            self._publish(ConcurrentContainerStoppedEvent(container=self, container_id=self.id, reason=reason))
 
     def _new_invocation(self, listener: Callable[..., Any]) -> Invocation:
         if inspect.isasyncgenfunction(listener):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ottla.error_handling import ErrorHandler
+from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
 from ottla.listeners.group_positions import AssignmentCommit
 from ottla.listeners.interceptors import Interceptor
@@ -58,6 +60,42 @@ class ContainerProperties:
     """What replies are sent with; an application gives its own."""
     interceptors: Sequence[Interceptor] = ()
     """RecordInterceptors, or BatchInterceptors for a listener that takes lists."""
+    idle_event_interval: float | None = None
+    """Publish a ListenerContainerIdleEvent when a consumer has had no record for so long."""
+    idle_partition_event_interval: float | None = None
+    """The same for each partition."""
+    idle_before_data_multiplier: float = 5.0
+    """Before the first record these intervals are so many times as long."""
     shutdown_timeout: float = 10.0
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """Client settings that win over the factory's."""
+
+
+OF_A_LISTENER = frozenset(
+    {
+        "ack_count",
+        "ack_time",
+        "assignment_commit",
+        "idle_before_data_multiplier",
+        "idle_event_interval",
+        "idle_partition_event_interval",
+        "poll_timeout",
+        "shutdown_timeout",
+        "sub_batch_per_partition",
+        "sync_commits",
+    }
+)
+"""The properties that `@listener` has no argument for, but `container=`."""
+
+
+def check_names(listener: str, given: Mapping[str, Any]) -> None:
+    """Refuse what is no container setting.
+
+    Raises:
+        ConfigError: with the nearest name that is one.
+    """
+    for name in given:
+        if name not in OF_A_LISTENER:
+            close = difflib.get_close_matches(name, OF_A_LISTENER, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(OF_A_LISTENER))}"
+            raise ConfigError(f"{listener}: the container setting {name!r} is not known; {hint}")

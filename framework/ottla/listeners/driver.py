@@ -14,6 +14,12 @@ from typing import Any
 from ottla.client import AsyncKafkaConsumer, KafkaConsumer, TopicPartition
 from ottla.error_handling import BatchListenerFailed
 from ottla.errors import CommitFailed, Fatal, KafkaError, RebalanceInProgress, Retriable, WakeupError
+from ottla.events import (
+    ConsumerEvent,
+    ConsumerPausedEvent,
+    ConsumerResumedEvent,
+    EventSource,
+)
 from ottla.listeners.ack import AckMode, Acknowledgment, AckTracker, Offsets
 from ottla.listeners.binding import BoundListener, Delivery
 from ottla.listeners.conversion import UnfitRecord
@@ -33,6 +39,7 @@ from ottla.listeners.effects import (
     Resume,
     ResumeAll,
 )
+from ottla.listeners.idle_events import IdleEvents
 from ottla.listeners.invocation import Invocation
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.send import SendFuture
@@ -54,6 +61,8 @@ class Driver:
         recover: Callable[[ConsumerRecord, BaseException], Any],
         consumer: KafkaConsumer | AsyncKafkaConsumer,
         invocation: Invocation | None = None,
+        events: EventSource | None = None,
+        idle: IdleEvents | None = None,
     ) -> None:
         self.loop = loop
         self.control = control
@@ -63,6 +72,8 @@ class Driver:
         self.consumer = consumer
         self._invocation = invocation or Invocation(listener)
         self._is_fast = self._invocation.is_plain and not listener.takes_acknowledgment
+        self._events = events
+        self._idle = idle
         self._is_polling = False
         self._side: Side = AWAITING if listener.is_async else BLOCKING
 
@@ -110,12 +121,17 @@ class Driver:
         # First the flag, then a look at what is acknowledged: who acknowledges later sees the flag and wakes the poll.
         self._is_polling = True
         try:
-            records: list[ConsumerRecord] = await settled(self.consumer.poll(self.loop.work.poll_timeout(timeout)))
-            return records
+            timeout = self.loop.work.poll_timeout(timeout)
+            if self._idle is not None:
+                timeout = min(timeout, self._idle.seconds_left())
+            records: list[ConsumerRecord] = await settled(self.consumer.poll(timeout))
         except WakeupError:
-            return []
+            records = []
         finally:
             self._is_polling = False
+        if self._idle is not None:
+            self._idle.polled(records, self.consumer.assignment(), self.loop, self.control)
+        return records
 
     def _acknowledged(self) -> None:
         """Something was acknowledged, on whatever thread: if it counts at once, do not sit out the poll under way."""
@@ -253,10 +269,16 @@ class Driver:
                 consumer.resume(self._assigned(effect.partitions))
             case PauseAll():
                 consumer.pause(consumer.assignment())
+                self._tell_of_pause(ConsumerPausedEvent)
             case ResumeAll():
                 consumer.resume([p for p in consumer.assignment() if p not in effect.still_paused])
+                self._tell_of_pause(ConsumerResumedEvent)
             case _:
                 raise AssertionError(effect)
+
+    def _tell_of_pause(self, kind: type[ConsumerEvent]) -> None:
+        if self._events is not None:
+            self._events.say(kind, partitions=tuple(sorted(self.consumer.assignment())))
 
     def _assigned(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
         # A pause or resume can be decided just as a rebalance takes the partition away: then there is nothing to do.

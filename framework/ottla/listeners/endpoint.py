@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
+from ottla.listeners.container_properties import check_names
 from ottla.listeners.interceptors import Interceptor
 from ottla.listeners.replies import ReplyTo
 from ottla.listeners.transactional import Transactional, check_ack_mode, transactional_of
@@ -44,6 +45,7 @@ class ListenerEndpoint:
     on_error: Any = None
     auto_start: bool = True
     consumer: Mapping[str, Any] = field(default_factory=dict)
+    container: Mapping[str, Any] = field(default_factory=dict)
     namespace: Mapping[str, Any] | None = None
     """The names that were in scope where a nested function was decorated: its hints may need them."""
 
@@ -52,6 +54,7 @@ class ListenerEndpoint:
         given = [bool(self.topics), self.pattern is not None, self.partitions is not None]
         if sum(given) != 1:
             raise ConfigError(f"{self.name}: give the listener exactly one of topics, pattern= and partitions=")
+        check_names(self.name, self.container)
         if self.concurrency < 1:
             raise ConfigError(f"{self.name}: concurrency is {self.concurrency}; it counts consumers, so 1 or more")
         if self.transactional is not None:
@@ -92,6 +95,7 @@ def listener(
     on_error: Any = None,
     auto_start: bool = True,
     consumer: Mapping[str, Any] | None = None,
+    container: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Mark a function as the receiver of records (Spring: @KafkaListener). The function itself stays as it is.
 
@@ -115,6 +119,7 @@ def listener(
         on_error: an ErrorHandler; by default ten deliveries, then the error is logged and the record passed over.
         auto_start: False leaves the container to be started by hand.
         consumer: client settings for this listener's consumers.
+        container: settings of its container by their names in ContainerProperties, such as `{"ack_count": 100}`.
 
     Raises:
         ConfigError: the arguments do not go together.
@@ -141,6 +146,7 @@ def listener(
             on_error=on_error,
             auto_start=auto_start,
             consumer=dict(consumer or {}),
+            container=dict(container or {}),
             namespace=scope_of(function, sys._getframe(1)),
         )
         function.__dict__.setdefault(_ATTRIBUTE, []).append(endpoint)
