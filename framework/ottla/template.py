@@ -83,20 +83,23 @@ class KafkaTemplate:
             topic, value, key = record.topic, record.value, record.key
             partition, timestamp_ms, headers = record.partition, record.timestamp_ms, record.headers
         future: SendFuture
-        if current_frame.get() is not None:
-            future = self._send_inside(topic, value, key, partition, timestamp_ms, headers)
-        else:
+        frame = current_frame.get()
+        if frame is None:
             if self._refuses is not False:
                 self._check_non_transactional()
             future = self.producer_factory.producer().send(topic, value, key, partition, timestamp_ms, headers)
+        elif frame.factory is self.producer_factory and frame.transaction is not None:
+            future = frame.transaction.send(topic, value, key, partition, timestamp_ms, headers)
+        else:
+            future = self._send_inside_of_others(topic, value, key, partition, timestamp_ms, headers)
         if self._on_success is not None or self._on_error is not None:
             future.add_callback(self._on_success or _ignore, self._on_error)
         return future
 
-    def _send_inside(
+    def _send_inside_of_others(
         self, topic: str, value: Any, key: Any, partition: int | None, timestamp_ms: int | None, headers: Any
     ) -> SendFuture:
-        """This code is part of a transaction: of this factory, or of another one."""
+        """This code is part of a transaction of another factory; and of one of this, around that, or not."""
         transaction = transaction_of(self.producer_factory)
         if transaction is None:
             self._check_parent()

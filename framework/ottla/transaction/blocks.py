@@ -199,6 +199,8 @@ class TransactionBlock:
 
 
 def _propagation(given: Propagation | str) -> Propagation:
+    if type(given) is Propagation:
+        return given
     try:
         return Propagation(given)
     except ValueError:

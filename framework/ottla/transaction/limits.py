@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ottla.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
 class TransactionLimits:
-    """The coordinator's time-out for the producers of a factory, and what follows from it."""
+    """The coordinator's time-out for the producers of a factory, and what follows from it.
 
-    transaction_timeout_ms: int
+    Attributes:
+        longest: seconds after which a transaction is aborted from here, so that its producer is not fenced by its own:
+            a tenth before the time-out, and at least a third of it or five seconds, as an abort has to arrive in time.
+    """
 
-    @property
-    def longest(self) -> float:
-        """Seconds after which a transaction is aborted from here, so that its producer is not fenced by its own.
-
-        A tenth before the time-out, and at least a third of it or five seconds: an abort has to arrive in time.
-        """
-        timeout_ms = self.transaction_timeout_ms
-        return (timeout_ms - max(timeout_ms // 10, min(5_000, timeout_ms // 3))) / 1000
+    def __init__(self, transaction_timeout_ms: int) -> None:
+        self.transaction_timeout_ms = transaction_timeout_ms
+        margin_ms = max(transaction_timeout_ms // 10, min(5_000, transaction_timeout_ms // 3))
+        self.longest = (transaction_timeout_ms - margin_ms) / 1000
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of a transaction, checked.

@@ -79,6 +79,9 @@ class TransactionState(Enum):
     UNKNOWN = "outcome unknown"
 
 
+_OPEN = TransactionState.OPEN
+
+
 class Transaction:
     """A transaction: what `with template.transaction() as tx` gives. Any thread that is part of it may use it."""
 
@@ -103,7 +106,8 @@ class Transaction:
         self._lock = threading.Lock()
         self._sending: list[None] = []
         self._futures: deque[SendFuture] = deque()
-        self._pruning = threading.Lock()
+        self._remember = self._futures.append
+        self._send = pooled.producer.send
         self._failure: SendError | None = None
         self._offsets: dict[str, tuple[ConsumerGroupMetadata, dict[TopicPartition, OffsetAndMetadata]]] = {}
         self.timing_out: concurrent.futures.Future[BaseException | None] | None = None
@@ -200,13 +204,14 @@ class Transaction:
             TransactionEnded: it is over.
             TransactionTimedOut: it took too long and was aborted.
         """
+        # Every record of a transactional listener comes through here: bound once, no call that can be spared.
         sending = self._sending
         sending.append(None)
         try:
-            if self.state is not TransactionState.OPEN:
+            if self.state is not _OPEN:
                 raise self._not_open()
-            future = self.producer.send(topic, value, key, partition, timestamp_ms, headers)
-            self._futures.append(future)
+            future = self._send(topic, value, key, partition, timestamp_ms, headers)
+            self._remember(future)
         finally:
             sending.pop()
         if len(self._futures) > PRUNE_ABOVE:
@@ -251,7 +256,7 @@ class Transaction:
     def _forget_done(self) -> None:
         """Drop sends that went well, so that a long transaction does not hold every one. One thread at a time."""
         futures = self._futures
-        if not self._pruning.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return
         try:
             while len(futures) > 1 and futures[0].done():
@@ -259,7 +264,7 @@ class Transaction:
                 if failure is not None and self._failure is None and _is_origin(failure):
                     self._failure = failure
         finally:
-            self._pruning.release()
+            self._lock.release()
 
     # -- the way to its end, for `boundaries` --------------------------------------------------------------------------
 

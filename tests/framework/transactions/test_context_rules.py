@@ -149,18 +149,17 @@ def test_a_send_in_the_middle_of_the_end_is_waited_for(template: KafkaTemplate, 
 
     with ThreadPoolExecutor(1) as executor:
         with template.transaction() as tx:
-            producer: Any = tx.producer
-            send = producer.send
+            send = tx._send
 
             def slow_send(*arguments: Any) -> Any:
                 looked.set()
                 assert go.wait(5)
                 return send(*arguments)
 
-            producer.send = slow_send
+            tx._send = slow_send
             sending = executor.submit(tx.run, template.send, "t", "in the middle")
             assert looked.wait(5)
-            producer.send = send
+            tx._send = send
             threading.Timer(0.05, go.set).start()
         assert fake_kafka.visible == ["in the middle"]
         sending.result(5)
@@ -170,19 +169,15 @@ def test_a_producer_is_not_used_again_before_the_last_sender_is_out(template: Ka
     looked, go = threading.Event(), threading.Event()
 
     def use(tx: Any) -> None:
-        producer = tx.producer
-        send = producer.send
+        send = tx._send
 
         def slow_send(*arguments: Any) -> Any:
             looked.set()
             assert go.wait(5)
             return send(*arguments)
 
-        producer.send = slow_send
-        try:
-            tx.run(template.send, "t", "of the first")
-        finally:
-            producer.send = send
+        tx._send = slow_send
+        tx.run(template.send, "t", "of the first")
 
     with ThreadPoolExecutor(2) as executor:
 

@@ -360,7 +360,9 @@ from ottla import Ottla
 servers, name, source, target, how = sys.argv[1:]
 app = Ottla(servers, name=name, producer={"linger_ms": 0, "transaction_timeout_ms": 600_000})
 
-@app.listener(source, group=name, transactional=True, consumer={"session_timeout_ms": 1500, "heartbeat_interval_ms": 300})
+quick = {"session_timeout_ms": 1500, "heartbeat_interval_ms": 300}
+
+@app.listener(source, group=name, transactional=True, consumer=quick)
 def work(value: str) -> None:
     app.template.send(target, value)
     if how == "killed" and value == "c":
