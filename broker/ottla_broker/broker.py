@@ -90,6 +90,7 @@ class Broker:
             retry_max_ms=config.add_partitions_to_txn_retry_backoff_max_ms,
             request_timeout_ms=config.request_timeout_ms,
         )
+        self.transactions.markers.on_over = self.verification.transaction_over
         self.log_directory = log_directory
         self.authorizer: Authorizer = authorizer or AllowAll()
         self.node_id = config.node_id
@@ -108,9 +109,10 @@ class Broker:
         while True:
             self.groups.settle(now_ms)
             self.transactions.settle(now_ms)
+            self.verification.settle()
             self.replicas.settle(now_ms)
-            if self.transactions.is_settled:  # or what was replicated just now leads on
-                return
+            if self.transactions.is_settled and self.verification.is_settled:
+                return  # else what was replicated just now leads on
 
     def connection_lost(self, connection_id: int) -> None:
         """A client is gone. Nobody keeps state per connection yet: what it waited for ends by its own deadline."""

@@ -129,6 +129,7 @@ class MarkerSender:
         retry_backoff_ms: int,
     ) -> None:
         self.channel: MarkerChannel | None = None
+        self.on_over: Callable[[str], None] | None = None  # told the id whose next transaction may begin
         self._leader_of = leader_of
         self._finished = finished
         self._retry_backoff_ms = retry_backoff_ms
@@ -149,6 +150,8 @@ class MarkerSender:
     def forget(self, ended: EndedTransaction) -> None:
         """The transaction is complete."""
         self._of_shard.get(ended.shard_partition, {}).pop(ended, None)
+        if self.on_over is not None:
+            self.on_over(ended.transactional_id)
 
     def cancel_shard(self, shard_partition: int) -> None:
         """This broker coordinates the partition no more, or in another epoch: drop what is of it."""

@@ -17,7 +17,8 @@ Where the transaction is open already nothing is asked and nothing is waited for
 
 A coordinator that is still ending the previous transaction says CONCURRENT_TRANSACTIONS. That is an everyday matter of
 v2, where nothing precedes the first write, so it is asked again every `retry_backoff_ms`, up to `retry_max_ms`: cheaper
-than to send the client its records back.
+than to send the client its records back. A coordinator on this node says when the transaction is over
+(`transaction_over`), and then it is asked at once.
 
 Of one transactional id one question is under way. Behind it waits at most one: the one with the newer epoch, or, of the
 same epoch, the later one, since its client has given up the earlier one.
@@ -168,6 +169,7 @@ class TransactionVerification:
         self._asked: dict[str, _Question] = {}  # by transactional id, the oldest first
         self._waiting: dict[str, _Question] = {}
         self._retries: deque[tuple[int, _Question]] = deque()
+        self._over: set[str] = set()  # transactional ids that a retry waits for no more
 
     def verify(
         self,
@@ -196,17 +198,30 @@ class TransactionVerification:
             return question.answer.result()
         return question.answer
 
+    def transaction_over(self, transactional_id: str) -> None:
+        """The transaction of this id has ended; who waits for that asks its coordinator again with the next `settle`."""
+        if self._retries:
+            self._over.add(transactional_id)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether `settle` would find nothing to do."""
+        return not self._over
+
+    def settle(self) -> None:
+        """Ask again for transactional ids whose previous transaction is over."""
+        if not self._over:
+            return
+        over, self._over = self._over, set()
+        freed = [question for _, question in self._retries if question.transactional_id in over]
+        self._retries = deque(entry for entry in self._retries if entry[1].transactional_id not in over)
+        for question in freed:
+            self._ask_again(question)
+
     def tick(self, now_ms: int) -> None:
         """Ask again where it is time, and give up on coordinators that do not answer."""
         while self._retries and self._retries[0][0] <= now_ms:
-            question = self._retries.popleft()[1]
-            question.guards, question.refused = self._start(
-                question.producer_id, question.producer_epoch, question.sequences, question.support
-            )
-            if question.guards:
-                self._ask(question)
-            else:
-                question.finish()
+            self._ask_again(self._retries.popleft()[1])
         overdue = [question for question in self._asked.values() if question.deadline_ms <= now_ms]
         for question in overdue:
             self._end(question, errors.NetworkError("the transaction coordinator did not answer in time"))
@@ -247,6 +262,15 @@ class TransactionVerification:
                 if guard is not None:
                     guards[topic, index] = guard
         return guards, refused
+
+    def _ask_again(self, question: _Question) -> None:
+        question.guards, question.refused = self._start(
+            question.producer_id, question.producer_epoch, question.sequences, question.support
+        )
+        if question.guards:
+            self._ask(question)
+        else:
+            question.finish()
 
     def _ask(self, question: _Question) -> None:
         if question.transactional_id not in self._asked:

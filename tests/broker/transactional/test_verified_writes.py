@@ -327,6 +327,23 @@ class TestConcurrentTransactions:
         assert len(stage.coordinator.asked) == 6
         assert stage.bench.broker.verification.deadline_ms() is None
 
+    def test_a_coordinator_on_this_node_says_when_it_is_over(self, stage: Any) -> None:
+        stage.coordinator.codes.extend([CONCURRENT] * 2)
+        answer, other = stage.producer().sends(b"a"), stage.producer("tx-2", 10).sends(b"b", partition=1)
+        verification = stage.bench.broker.verification
+        assert verification.is_settled
+        verification.transaction_over("tx")
+        assert not verification.is_settled
+        stage.bench.broker.settle(stage.bench.clock.now_ms())
+        assert answer.result().responses[0].partition_responses[0].error_code == 0
+        assert not other.done()
+        stage.bench.advance(20)
+        assert other.result().responses[0].partition_responses[0].error_code == 0
+
+    def test_what_is_over_when_nobody_waits_is_no_work(self, stage: Any) -> None:
+        stage.bench.broker.verification.transaction_over("tx")
+        assert stage.bench.broker.verification.is_settled
+
     def test_old_clients_are_told_at_once_to_send_again(self, stage: Any) -> None:
         stage.coordinator.codes.append(CONCURRENT)
         assert stage.producer(version=11).sends(b"a").error_code == NOT_ENOUGH
