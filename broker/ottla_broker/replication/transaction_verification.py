@@ -199,7 +199,7 @@ class TransactionVerification:
         return question.answer
 
     def transaction_over(self, transactional_id: str) -> None:
-        """The transaction of this id has ended; who waits for that asks its coordinator again with the next `settle`."""
+        """The transaction of this id has ended: who waits for that asks again with the next `settle`."""
         if self._retries:
             self._over.add(transactional_id)
 
