@@ -158,7 +158,8 @@ def apache_release(release: str) -> Iterator[ClusterUnderTest]:
         yield from _serving(f"apache-{release}", kafka.bootstrap_servers, release)
 
 
-CLUSTERS: dict[str, Callable[[], contextlib.AbstractContextManager[ClusterUnderTest]]] = {
+Starter = Callable[[], contextlib.AbstractContextManager[Any]]
+CLUSTERS: dict[str, Starter] = {
     "ottla": ottla_cluster,
     "apache": apache_cluster,
 } | {f"apache-{release}": functools.partial(apache_release, release) for release in VERSIONS if release != DEFAULT}
@@ -198,9 +199,9 @@ class Clusters:
         self._stop(list(self._running))
 
     def _stop(self, names: list[str]) -> None:
-        for name in names:
-            _, stack = self._running.pop(name)
-            stack.close()
+        with contextlib.ExitStack() as stopping:  # one that fails does not keep the others
+            for name in reversed(names):
+                stopping.callback(self._running.pop(name)[1].close)
 
 
 def _serving(name: str, address: str, release: str | None = DEFAULT) -> Iterator[ClusterUnderTest]:
