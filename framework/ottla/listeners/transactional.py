@@ -32,7 +32,7 @@ class Transactional:
         manager: whose transactions; the application's own, if not given.
     """
 
-    max_records: int = 1000
+    max_records: int = 10_000
     max_time: float = 0.1
     timeout: float | None = None
     manager: KafkaTransactionManager | None = None

@@ -109,7 +109,9 @@ class TransactionalWork(UnitOfWork):
         self._positions = positions or GroupPositions()
         self._starts_in_transaction = starts_in_transaction
         self._is_busy = False
+        self._takes_batches = False
         self._first_run = 1
+        self._fitting_records: int | None = None
         self._skipped: Offsets = {}
         self._skipped_since_ms = 0
 
@@ -119,6 +121,7 @@ class TransactionalWork(UnitOfWork):
         """See UnitOfWork."""
         self._is_busy = True
         self._positions.seen(unit.records)
+        self._takes_batches = isinstance(unit, DeliverBatch)
         if isinstance(unit, DeliverBatch):
             return (yield from self._handle_batch(unit.records))
         return (yield from self._handle_run(unit.records))
@@ -196,16 +199,17 @@ class TransactionalWork(UnitOfWork):
                 return Delivered(count, outcome.error, outcome.nack_delay, outcome.stopped)
             now_ms = self._now_ms()
             took_ms = now_ms - before_ms
-            self._first_run = min(max(1, self._fitting(len(part), took_ms, self._max_time_ms)), LONGEST_FIRST_RUN)
             left_ms = self._max_time_ms - (now_ms - started_ms)
             if count >= limit or left_ms <= 0 or tx.state is not TransactionState.OPEN:
+                self._learn(count, now_ms - started_ms)
                 return Delivered(count)
-            run = min(max(1, self._fitting(len(part), took_ms, left_ms)), limit - count)
+            run = min(_fitting(len(part), took_ms, left_ms), limit - count)
 
-    @staticmethod
-    def _fitting(records: int, took_ms: int, left_ms: int) -> int:
-        """How many records will take `left_ms`, at most twice as many as have taken `took_ms`."""
-        return 2 * records if 2 * took_ms <= left_ms else records * left_ms // took_ms
+    def _learn(self, records: int, took_ms: int) -> None:
+        """A transaction shows how quick the listener is, and so how many records the next one should have."""
+        fitting = max(1, records * self._max_time_ms // max(1, took_ms))
+        self._fitting_records = min(fitting, self._max_records)
+        self._first_run = min(fitting, LONGEST_FIRST_RUN)
 
     def recover(self, record: ConsumerRecord, error: BaseException) -> Effects[BaseException | None]:
         """See UnitOfWork. A recoverer that fails leaves nothing behind, and the record is delivered again."""
@@ -354,6 +358,12 @@ class TransactionalWork(UnitOfWork):
         self._is_busy = False
         return 0.0 if self._has_left() and self._acks.mode.is_manual else timeout
 
+    def poll_limit(self) -> dict[str, int]:
+        """See UnitOfWork. As many as one transaction holds: more would only wait, and delay the next poll."""
+        if self._takes_batches or self._fitting_records is None:
+            return {}
+        return {"max_records": self._fitting_records}
+
     def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
         """See UnitOfWork. In the container's own modes nothing is ever left; what was acknowledged late goes now."""
         partitions = list(partitions)
@@ -368,6 +378,11 @@ class TransactionalWork(UnitOfWork):
         self._positions.forget(partitions)
         for partition in partitions:
             self._skipped.pop(partition, None)
+
+
+def _fitting(records: int, took_ms: int, left_ms: int) -> int:
+    """How many records will take `left_ms`: at most twice as many as have taken `took_ms`, and at least one."""
+    return 2 * records if 2 * took_ms <= left_ms else max(1, records * left_ms // took_ms)
 
 
 def _behind(records: Sequence[ConsumerRecord]) -> Offsets:
