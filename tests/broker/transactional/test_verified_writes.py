@@ -242,6 +242,12 @@ class TestGuard:
 
 
 class TestWaiting:
+    def test_where_the_coordinator_answers_at_once_nothing_is_waited_for(self, stage: Any) -> None:
+        answer = stage.bench.broker.handle(*_request(stage, stage.producer(), acks=-1))
+        assert not isinstance(answer, Pending)
+        assert only(answer).base_offset == 0
+        assert stage.bench.broker.verification.deadline_ms() is None
+
     def test_what_waits_for_the_coordinator_holds_up_its_connection(self, stage: Any) -> None:
         stage.coordinator.holds = True
         assert isinstance(stage.producer().sends(b"a"), Pending)
@@ -451,6 +457,11 @@ class TestSequences:
         assert producer.sends(b"c", b"d", sequence=0).error_code == 0
         again = producer.sends(b"c", b"d", sequence=0)
         assert (again.error_code, again.base_offset) == (0, 2)
+
+
+def only(answer: Any) -> Any:
+    (topic,) = answer.responses
+    return topic.partition_responses[0]
 
 
 def _request(stage: Any, producer: Any, *, acks: int) -> tuple[Any, Any]:
