@@ -26,6 +26,7 @@ from ottla import (
 from ottla.client import AdminClient
 from ottla.client.admin import NewTopic
 from ottla.errors import ConfigError
+from ottla.events import ConsumerPartitionResumedEvent
 from ottla.testing import wait_for
 
 
@@ -376,3 +377,25 @@ def test_a_failing_hook_of_an_async_application_is_raised_after_the_stop(make_ap
         return container.state
 
     assert asyncio.run(main()) is ContainerState.STOPPED
+
+
+def test_resuming_a_partition_does_not_undo_the_pause_of_its_container(make_app: Any, kafka_topic: str) -> None:
+    app, seen, resumed = make_app(), [], []
+    app.events.on(ConsumerPartitionResumedEvent)(resumed.append)
+
+    @app.listener(kafka_topic, id="note")
+    def note(order: Order) -> None:
+        seen.append(order.id)
+
+    with app:
+        container = app.listeners["note"]
+        wait_for(lambda: container.assigned_partitions)
+        container.pause()
+        wait_for(lambda: container.is_paused)
+        container.pause_partitions([TopicPartition(kafka_topic, 0)])
+        container.resume_partitions([TopicPartition(kafka_topic, 0)])
+        wait_for(lambda: resumed)
+        assert container._children[0]._consumer.paused() == [TopicPartition(kafka_topic, 0)]
+        container.resume()
+        app.template.send(kafka_topic, Order(id=1))
+        wait_for(lambda: seen)

@@ -2,8 +2,8 @@
 
 Theory of operation. The container calls `processed` for each record that is done with (handled, filtered, recovered).
 In the modes that the container rules itself those offsets become committable at once; in the manual modes only what the
-listener acknowledged does, cumulatively per partition: acknowledging offset 5 also covers 3 (Spring's rule without
-out-of-order acknowledgment). `take` hands out what is to be committed next and forgets it; a commit that failed and may
+listener acknowledged does, cumulatively per partition: acknowledging offset 5 also covers 3 (Spring's rule; without it:
+`pending_acks.py`). `take` hands out what is to be committed next and forgets it; a commit that failed and may
 be tried again is put back with `restore`.
 """
 
@@ -46,6 +46,9 @@ class AckMode(Enum):
 class AckTracker:
     """The offsets of one consumer that are ready to be committed. Safe to call from any thread."""
 
+    is_out_of_order = False
+    """Whether acknowledging a record says nothing of those before it."""
+
     def __init__(self, mode: AckMode, *, ack_count: int = 1, ack_time_ms: int = 5_000) -> None:
         self.mode = mode
         self._is_manual = mode.is_manual
@@ -70,6 +73,14 @@ class AckTracker:
         """So many records are done with, and their offsets are committed by other means."""
         with self._lock:
             self._count(records)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many acknowledgments are missing that no more records are to be delivered."""
+        return False
+
+    def delivered(self, records: Sequence[ConsumerRecord]) -> None:
+        """The listener is about to get these records, and will acknowledge them."""
 
     def acknowledge(self, record: ConsumerRecord) -> None:
         """The listener has acknowledged this record and all before it in its partition."""
@@ -180,8 +191,12 @@ class Acknowledgment:
         Call it on the listener's own thread or task, as the last thing it does.
 
         Raises:
-            RuntimeError: the container's mode is not a manual one.
+            RuntimeError: the container's mode is not a manual one, or acknowledgments come in any order.
         """
+        if self._tracker.is_out_of_order:
+            raise RuntimeError(
+                "nack() does not go together with async_acks: raise an error, it is delivered again then"
+            )
         if not self._tracker.mode.is_manual:
             raise RuntimeError(f"nack() needs ack=AckMode.MANUAL or MANUAL_IMMEDIATE, not {self._tracker.mode}")
         at = index or 0

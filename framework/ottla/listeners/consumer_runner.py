@@ -34,6 +34,7 @@ from ottla.listeners.idle_events import IdleEvents
 from ottla.listeners.idle_watch import IdleWatch
 from ottla.listeners.invocation import Invocation
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
+from ottla.listeners.pending_acks import OutOfOrderAckTracker
 from ottla.listeners.transactional_work import TransactionalWork
 from ottla.listeners.unit_of_work import AcknowledgedWork, UnitOfWork
 
@@ -103,9 +104,12 @@ class ConsumerRunner:
 
     def _new_loop(self) -> None:
         properties = self._properties
-        self.acks = AckTracker(
-            properties.ack, ack_count=properties.ack_count, ack_time_ms=int(properties.ack_time * 1000)
-        )
+        if properties.async_acks:
+            self.acks: AckTracker = OutOfOrderAckTracker(properties.ack, limit=properties.max_pending_acks)
+        else:
+            self.acks = AckTracker(
+                properties.ack, ack_count=properties.ack_count, ack_time_ms=int(properties.ack_time * 1000)
+            )
         self.loop = ListenerLoop(
             is_batch=self._listener.is_batch,
             work=self._new_work(),
@@ -281,7 +285,8 @@ class ConsumerRunner:
 
         def apply(consumer: AnyConsumer) -> None:
             here = [p for p in partitions if p in set(consumer.assignment()) and not self.loop.is_held(p)]
-            (consumer.pause if paused else consumer.resume)(here)
+            if paused or not self.loop.pauses_all:  # else the end of that pause resumes them
+                (consumer.pause if paused else consumer.resume)(here)
             for partition in here:
                 kind = ConsumerPartitionPausedEvent if paused else ConsumerPartitionResumedEvent
                 self._source.say(kind, partition=partition)

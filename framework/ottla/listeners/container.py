@@ -17,7 +17,7 @@ from ottla.events import ConcurrentContainerStoppedEvent, EventSource, ListenerE
 from ottla.listeners.ack import AckMode
 from ottla.listeners.binding import bind
 from ottla.listeners.consumer_runner import ConsumerRunner
-from ottla.listeners.container_properties import ContainerProperties, ContainerState
+from ottla.listeners.container_properties import ContainerProperties, ContainerState, check_async_acks
 from ottla.listeners.group_positions import AssignmentCommit
 from ottla.listeners.invocation import Invocation
 from ottla.listeners.replies import Replies
@@ -70,6 +70,8 @@ class ConcurrentMessageListenerContainer:
         )
         if self.listener.is_batch and self.properties.ack is AckMode.RECORD:
             raise ConfigError(f"{self.id}: AckMode.RECORD needs a listener that takes one record; use AckMode.BATCH")
+        if self.properties.async_acks:
+            check_async_acks(self.id, self.properties, takes_acknowledgment=self.listener.takes_acknowledgment)
         if self.properties.transactional is not None:
             _check_transactional(self.id, self.properties)
         if self.listener.is_async and loop is None:
@@ -152,9 +154,6 @@ class ConcurrentMessageListenerContainer:
         overrides = dict(self.properties.consumer)
         if self.properties.group is not None:
             overrides["group_id"] = self.properties.group
-        if self.properties.transactional is not None:
-            # What a poll brings is at most one transaction, so it should bring as much as one may hold.
-            overrides.setdefault("max_poll_records", max(500, self.properties.transactional.max_records))
         factory = self.consumer_factory
         if self.listener.is_async:
             return factory.async_consumer(overrides, suffix=suffix)

@@ -41,6 +41,10 @@ class ContainerProperties:
     ack: AckMode = AckMode.BATCH
     ack_count: int = 1
     ack_time: float = 5.0
+    async_acks: bool = False
+    """In a manual mode: records may be acknowledged in any order, from wherever; what is committed has no gap."""
+    max_pending_acks: int = 1_000
+    """With `async_acks`: when so many acknowledgments are missing, a consumer takes no more records."""
     batch: bool | None = None
     filter: Callable[[ConsumerRecord], bool] | None = None
     on_error: ErrorHandler = field(default_factory=ErrorHandler)
@@ -76,9 +80,11 @@ OF_A_LISTENER = frozenset(
         "ack_count",
         "ack_time",
         "assignment_commit",
+        "async_acks",
         "idle_before_data_multiplier",
         "idle_event_interval",
         "idle_partition_event_interval",
+        "max_pending_acks",
         "poll_timeout",
         "shutdown_timeout",
         "sub_batch_per_partition",
@@ -99,3 +105,23 @@ def check_names(listener: str, given: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(name, OF_A_LISTENER, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(OF_A_LISTENER))}"
             raise ConfigError(f"{listener}: the container setting {name!r} is not known; {hint}")
+
+
+def check_async_acks(container: str, properties: ContainerProperties, *, takes_acknowledgment: bool) -> None:
+    """Refuse what does not go together with acknowledgments in any order.
+
+    Raises:
+        ConfigError: what is missing, or too much.
+    """
+    if not properties.ack.is_manual:
+        raise ConfigError(f"{container}: async_acks needs ack=AckMode.MANUAL or MANUAL_IMMEDIATE, not {properties.ack}")
+    if properties.transactional is not None:
+        raise ConfigError(f"{container}: async_acks and transactional= exclude each other; a transaction ends in order")
+    if not takes_acknowledgment:
+        raise ConfigError(
+            f"{container}: async_acks needs a listener with an Acknowledgment, or nothing is ever committed"
+        )
+    if properties.max_pending_acks < 1:
+        raise ConfigError(
+            f"{container}: max_pending_acks is {properties.max_pending_acks}; it counts records, 1 or more"
+        )

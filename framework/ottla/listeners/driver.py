@@ -124,7 +124,7 @@ class Driver:
             timeout = self.loop.work.poll_timeout(timeout)
             if self._idle is not None:
                 timeout = min(timeout, self._idle.seconds_left())
-            records: list[ConsumerRecord] = await settled(self.consumer.poll(timeout))
+            records: list[ConsumerRecord] = await settled(self.consumer.poll(timeout, **self.loop.work.poll_limit()))
         except WakeupError:
             records = []
         finally:
@@ -210,6 +210,7 @@ class Driver:
     def _new_delivery(self, records: Sequence[ConsumerRecord]) -> Delivery:
         if not self.listener.takes_acknowledgment:
             return Delivery(self.consumer)
+        self.acks.delivered(records)
         return Delivery(self.consumer, Acknowledgment(self.acks, records, self._acknowledged))
 
     async def _deliver_batch(self, records: Sequence[ConsumerRecord]) -> Delivered:

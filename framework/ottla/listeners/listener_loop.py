@@ -95,7 +95,8 @@ class ListenerLoop:
         self._sub_batches = sub_batches
         self._held: dict[TopicPartition, Held] = {}
         self._released: list[TopicPartition] = []
-        self._is_paused = False
+        self.pauses_all = False
+        """Whether all partitions are paused now: on request, or because too many acknowledgments are missing."""
 
     # -- what the client tells us from inside a poll ------------------------------------------------------------------
 
@@ -125,14 +126,14 @@ class ListenerLoop:
 
     def to_pause(self, assigned: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Which of the partitions that were just assigned must not hand out records yet."""
-        if self._control.paused:
+        if self._control.paused or self.pauses_all:
             return list(assigned)
         return [partition for partition in assigned if partition in self._control.paused_partitions]
 
     @property
     def is_paused(self) -> bool:
         """Whether a requested pause has taken effect."""
-        return self._is_paused
+        return self.pauses_all and self._control.paused
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class ListenerLoop:
         """Yield effects until told to stop. What has been processed is committed before the end."""
         while not self._control.stopping:
             yield from self._apply_control()
-            if not self._is_paused:
+            if not self._control.paused:
                 yield from self._retry_due()
             records = yield Poll(self._timeout())
             if records:
@@ -154,17 +155,19 @@ class ListenerLoop:
         if self._released:
             released = tuple(p for p in self._released if p not in self._control.paused_partitions)
             self._released.clear()
-            yield Resume(released)
-        if self._control.paused and not self._is_paused:
+            if not self.pauses_all:
+                yield Resume(released)
+        wants_pause = self._control.paused or self.work.is_full
+        if wants_pause and not self.pauses_all:
             yield PauseAll()
-            self._is_paused = True
-        elif self._is_paused and not self._control.paused:
+            self.pauses_all = True
+        elif self.pauses_all and not wants_pause:
             yield ResumeAll(frozenset(self._held) | frozenset(self._control.paused_partitions))
-            self._is_paused = False
+            self.pauses_all = False
 
     def _timeout(self) -> float:
         timeout = self.work.poll_timeout(self._poll_timeout)
-        if not self._held or self._is_paused:
+        if not self._held or self._control.paused:
             return timeout
         due = min(held.due_ms for held in self._held.values())
         return min(timeout, max(0, due - self._now_ms()) / 1000)
@@ -273,7 +276,8 @@ class ListenerLoop:
                 yield from self._retry_batch(partition, held)
             else:
                 yield from self._retry_records(partition, held)
-            if partition not in self._held and partition not in self._control.paused_partitions:
+            stays = self.pauses_all or partition in self._held or partition in self._control.paused_partitions
+            if not stays:
                 yield Resume((partition,))
         yield from self.work.settle()
 

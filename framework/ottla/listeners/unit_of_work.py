@@ -38,6 +38,11 @@ class UnitOfWork(ABC):
     one_by_one: bool = False
     """Whether each record is a unit; else the records of a poll are one, as far as it comes without a failure."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more records may be delivered until some that were are acknowledged."""
+        return False
+
     @abstractmethod
     def handle(self, unit: Unit) -> Effects[Delivered]:
         """Deliver the unit (`outcome = yield unit`) and make the outcome last. What is not counted is delivered again.
@@ -65,6 +70,10 @@ class UnitOfWork(ABC):
     def poll_timeout(self, timeout: float) -> float:
         """Seconds that the next poll may wait, at most `timeout`."""
         return timeout
+
+    def poll_limit(self) -> dict[str, int]:
+        """How many records the next poll may bring, as its argument; nothing: as many as the client is set to."""
+        return {}
 
     @abstractmethod
     def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
@@ -106,6 +115,11 @@ class AcknowledgedWork(UnitOfWork):
         self._next_commit_ms = now_ms()
         self._unconfirmed: Offsets = {}
         self._commit_error: BaseException | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """See UnitOfWork."""
+        return self._acks.is_full
 
     def handle(self, unit: Unit) -> Effects[Delivered]:
         """See UnitOfWork."""
@@ -168,9 +182,10 @@ class AcknowledgedWork(UnitOfWork):
             yield Commit(offsets)
 
     def poll_timeout(self, timeout: float) -> float:
-        """See UnitOfWork. More is due: a commit is under way or just over, or another thread has acknowledged."""
+        """See UnitOfWork. Look again soon if more is due, as a commit is under way or just over, or if it is full."""
         self._is_busy = False
-        return min(timeout, COMMIT_CHECK_SECONDS) if self._acks.is_due(self._now_ms()) else timeout
+        is_short = self._acks.is_full or self._acks.is_due(self._now_ms())
+        return min(timeout, COMMIT_CHECK_SECONDS) if is_short else timeout
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> Offsets:
         """See UnitOfWork."""

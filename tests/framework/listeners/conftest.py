@@ -18,10 +18,12 @@ from ottla.listeners.effects import (
     DeliverBatch,
     Delivered,
     Pause,
+    PauseAll,
     Poll,
     Recover,
     Request,
     Resume,
+    ResumeAll,
 )
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.listeners.unit_of_work import AcknowledgedWork, UnitOfWork
@@ -57,7 +59,8 @@ class LoopRig:
     ) -> None:
         self.now_ms = 0
         self.control = LoopControl()
-        self.acks = AckTracker(ack, **{name: more.pop(name) for name in ("ack_count", "ack_time_ms") if name in more})
+        counts = {name: more.pop(name) for name in ("ack_count", "ack_time_ms") if name in more}
+        self.acks = more.pop("acks", None) or AckTracker(ack, **counts)
         self.errors = errors or ErrorHandler()
         self.loop = ListenerLoop(
             is_batch=batch,
@@ -74,6 +77,7 @@ class LoopRig:
         self.batches: list[list[int]] = []
         self.events: list[Any] = []
         self.paused: set[TopicPartition] = set()
+        self.all_paused = False
         self.commit_failures: list[BaseException] = []
         self.confirms = True
         """Whether a commit that is not waited for is confirmed at once."""
@@ -111,17 +115,29 @@ class LoopRig:
                     self.errors.recover(effect.record, effect.error)
                 except Exception as failure:  # noqa: BLE001 - as the drivers do
                     return failure
+            case Request():
+                effect.call(self)
+            case _:
+                self._pause_or_resume(effect)
+        return None
+
+    def _pause_or_resume(self, effect: Any) -> None:
+        match effect:
             case Pause():
                 self.paused |= set(effect.partitions)
                 self.events.append(("pause", [p.partition for p in effect.partitions]))
             case Resume():
                 self.paused -= set(effect.partitions)
                 self.events.append(("resume", [p.partition for p in effect.partitions]))
-            case Request():
-                effect.call(self)
+            case PauseAll():
+                self.all_paused = True
+                self.events.append("PauseAll")
+            case ResumeAll():
+                self.all_paused = False
+                self.paused &= set(effect.still_paused)
+                self.events.append("ResumeAll")
             case _:
                 self.events.append(type(effect).__name__)
-        return None
 
     def _commit_soon(self, effect: CommitSoon) -> None:
         if self.commit_failures:
@@ -136,6 +152,7 @@ class LoopRig:
         if self.polls:
             records = self.polls.pop(0)
             assert not {TopicPartition(r.topic, r.partition) for r in records} & self.paused
+            assert not (records and self.all_paused)
             return records
         if self.paused and effect.timeout < 1000:
             self.now_ms += max(1, int(effect.timeout * 1000))

@@ -334,6 +334,30 @@ def test_a_paused_container_polls_on_and_delivers_nothing_that_is_held(rig: Any,
     assert len(run.delivered) == 1
 
 
+def test_a_seek_of_a_held_partition_does_not_undo_the_pause_of_its_container(rig: Any, make_record: Any) -> None:
+    run = rig(errors=three_attempts(60.0))
+
+    def listener(record: Any) -> None:
+        run.control.paused = True
+        raise Boom
+
+    run.listener = listener
+    run.polls = [[make_record(0)], [], []]
+    effects = run.loop.run()
+    outcome: Any = None
+    while not run.all_paused:
+        outcome = run._perform(effects.send(outcome))
+    run.control.requests.append(lambda _: run.loop.seeking(TopicPartition("orders", 0)))
+    while run.polls:
+        outcome = run._perform(effects.send(outcome))
+    assert ("resume", [0]) not in run.events
+    assert run.all_paused
+    run.control.paused = False
+    while run.all_paused:
+        outcome = run._perform(effects.send(outcome))
+    assert not run.paused
+
+
 def test_newly_assigned_partitions_of_a_paused_container_start_paused(rig: Any) -> None:
     run = rig()
     run.control.paused = True
