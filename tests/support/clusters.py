@@ -47,6 +47,10 @@ SETTINGS = {
     "group.min.session.timeout.ms": "1000",
     "offsets.topic.num.partitions": "4",
     "offsets.topic.replication.factor": "1",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
 }
 READY_SECONDS = 30
 EVERY_VERSION = "every_version"  # the mark of tests of our client: they run on each Apache Kafka that is in VERSIONS
