@@ -16,6 +16,7 @@ from ottla.client.admin import (
     ProducerDescription,
     TransactionDescription,
 )
+from ottla.client.admin_transactions import OPEN_STATES
 
 app = typer.Typer(no_args_is_help=True, help="Transactions: list, describe, find and end what hangs.")
 
@@ -24,7 +25,6 @@ Topic = Annotated[str | None, typer.Option("--topic", "-t", help="Look into this
 Partition = Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Look into this partition only.")]
 Broker = Annotated[int | None, typer.Option("--broker-id", help="Ask the replicas on this broker.")]
 
-_OPEN = ("Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence")
 _PRODUCER_COLUMNS = [
     "producer_id",
     "producer_epoch",
@@ -84,7 +84,7 @@ def describe(
 
 def _described(found: TransactionDescription) -> dict[str, Any]:
     # Coordinators keep the start of a transaction that has ended.
-    started_ms = found.started_ms if found.state in _OPEN else None
+    started_ms = found.started_ms if found.state in OPEN_STATES else None
     open_ms = None if started_ms is None else max(0, _now_ms() - started_ms)
     return {
         "transactional_id": found.transactional_id,

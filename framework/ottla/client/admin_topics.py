@@ -25,7 +25,7 @@ from ottla.client.admin_types import (
 from ottla.client.cluster import Versioned
 from ottla.client.metadata import Node
 from ottla.client.topic_partition import TopicPartition
-from ottla.errors import KafkaError, NotController, Retriable, UnknownTopicOrPartition, error_for
+from ottla.errors import BrokerNotAvailable, KafkaError, NotController, Retriable, UnknownTopicOrPartition, error_for
 from ottla_wire.messages.create_partitions import CreatePartitionsRequest, CreatePartitionsTopic
 from ottla_wire.messages.create_topics import (
     CreatableReplicaAssignment,
@@ -343,6 +343,13 @@ class TopicsAdmin(AdminBase):
             node_id = await self.cluster.any_node()
         return await self.cluster.send(node_id, request, timeout_ms=self._left_ms(deadline_ms))
 
+    async def _known_node(self, node_id: int) -> int:
+        if self.cluster.metadata.node(node_id) is None:
+            await self.cluster.refresh()
+        if self.cluster.metadata.node(node_id) is None:
+            raise BrokerNotAvailable(f"there is no broker {node_id} in the cluster")
+        return node_id
+
     async def _ask_controller(self, request: Request | Versioned, deadline_ms: int, items: Any) -> Any:
         answer = await self._ask(await self.cluster.controller(), request, deadline_ms)
         if any(item.error_code == NotController.code for item in items(answer)):
@@ -374,7 +381,10 @@ class TopicsAdmin(AdminBase):
 
         async def attempt() -> None:
             again: Retriable | None = None
-            whom = await self._by_leader(open_ones) if node_id is None else {node_id: list(open_ones)}
+            if node_id is None:
+                whom = await self._by_leader(open_ones)
+            else:
+                whom = {await self._known_node(node_id): list(open_ones)}
             for asked, wanted in whom.items():
                 answer = await self._ask(asked, build(wanted), deadline_ms)
                 for topic in answer.topics:

@@ -42,6 +42,9 @@ from ottla_wire.schema import Request
 MAX_TRANSACTION_TIMEOUT_MS: Final = 900_000
 """transaction.max.timeout.ms as brokers have it: no transaction that is well is older."""
 
+OPEN_STATES: Final = ("Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence")
+"""The states of ids whose transaction has not ended, or not in all partitions."""
+
 _PARTITIONS_AT_ONCE: Final = 500
 
 
@@ -96,7 +99,9 @@ class TransactionsAdmin(TopicsAdmin):
         for node in self.cluster.metadata.nodes():
             answer = await self._retrying(lambda node_id=node.id: ask(node_id), deadline_ms)  # type: ignore[misc]
             for listed in answer.transaction_states:
-                if pattern is None or re.fullmatch(pattern, listed.transactional_id):
+                # Brokers take every id without an open transaction for one that is open since 1970.
+                is_open = running_longer_than_ms is None or listed.transaction_state in OPEN_STATES
+                if is_open and (pattern is None or re.fullmatch(pattern, listed.transactional_id)):
                     found[listed.transactional_id] = TransactionListing(
                         listed.transactional_id, node, listed.producer_id, listed.transaction_state
                     )
