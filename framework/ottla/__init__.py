@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ottla.consumer_factory import ConsumerFactory
     from ottla.error_handling import BatchListenerFailed, ErrorHandler, Retry, log_and_skip, stop_container
     from ottla.listeners.ack import AckMode, Acknowledgment
+    from ottla.listeners.class_listener import handler
     from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
     from ottla.listeners.endpoint import listener
     from ottla.listeners.group_positions import AssignmentCommit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     # the application
     "Ottla",
+    "handler",
     "listener",
     # sending
     "KafkaTemplate",
@@ -81,6 +83,7 @@ _HOMES = {
     "ottla.consumer_factory": ("ConsumerFactory",),
     "ottla.error_handling": ("BatchListenerFailed", "ErrorHandler", "Retry", "log_and_skip", "stop_container"),
     "ottla.listeners.ack": ("AckMode", "Acknowledgment"),
+    "ottla.listeners.class_listener": ("handler",),
     "ottla.listeners.container": ("ConcurrentMessageListenerContainer", "ContainerProperties", "ContainerState"),
     "ottla.listeners.endpoint": ("listener",),
     "ottla.listeners.group_positions": ("AssignmentCommit",),

@@ -29,6 +29,7 @@ from ottla.error_handling import ErrorHandler
 from ottla.errors import ConfigError
 from ottla.event_loop import LoopThread
 from ottla.events import Events
+from ottla.listeners.class_listener import Handlers, instance_of
 from ottla.listeners.container import ConcurrentMessageListenerContainer, ContainerProperties, ContainerState
 from ottla.listeners.endpoint import (
     BARE_LISTENERS,
@@ -96,6 +97,7 @@ class Ottla:
         self._broker_in_child = False
         self._endpoints: list[ListenerEndpoint] = []
         self._included: list[object] = list(listeners or ())
+        self._instances: dict[type, object] = {}
         self._topics: dict[str, NewTopic] = {}
         self._on_started: list[Callable[[], Any]] = []
         self._on_stopping: list[Callable[[], Any]] = []
@@ -181,7 +183,7 @@ class Ottla:
             self._included.append(source)
             if self._running:
                 for endpoint in endpoints:
-                    container = self._register(endpoint)
+                    container = self._register(self._with_instance(endpoint))
                     if endpoint.auto_start:
                         container.start()
 
@@ -227,7 +229,16 @@ class Ottla:
                 f"{bare[0].name} belongs to no application, and there are {len(_applications)}: decorate it with "
                 "@app.listener, or give its module to app.include(...)"
             )
-        return unique(own + bare)
+        return [self._with_instance(endpoint) for endpoint in unique(own + bare)]
+
+    def _with_instance(self, endpoint: ListenerEndpoint) -> ListenerEndpoint:
+        """A class that was given without an instance has one made, once."""
+        given = endpoint.function
+        if not inspect.isclass(given):
+            return endpoint
+        if given not in self._instances:
+            self._instances[given] = instance_of(given)
+        return endpoint.bound_to(Handlers(self._instances[given]))
 
     def _register(self, endpoint: ListenerEndpoint) -> ConcurrentMessageListenerContainer:
         properties = ContainerProperties(

@@ -39,6 +39,8 @@ class Delivery:
 
     consumer: Any
     acknowledgment: Acknowledgment | None = None
+    payload: Any = None
+    """Of the record for which a class chooses one of its handlers."""
 
 
 Extractor = Callable[[Any, Delivery], Any]
@@ -73,27 +75,49 @@ def bind(
     Raises:
         ConfigError: a parameter cannot be bound; the message names the function and the parameter.
     """
-    return _Binder(function, namespace, key_deserializer, value_deserializer).bind(batch)
+    return Binder(function, namespace, key_deserializer, value_deserializer).bind(batch)
 
 
-class _Binder:
+class Binder:
+    """Binds one function.
+
+    Args:
+        function: the listener, a dependency, or a handler of a class.
+        namespace: see `bind`.
+        key_deserializer: see `bind`.
+        value_deserializer: see `bind`.
+        payload_is_given: the payload is converted already, and comes with the Delivery.
+    """
+
     def __init__(
         self,
         function: Callable[..., Any],
         namespace: Mapping[str, Any] | None,
         key_deserializer: Deserializer | None,
         value_deserializer: Deserializer | None,
+        *,
+        payload_is_given: bool = False,
     ) -> None:
         self.function = function
         self.namespace = namespace
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
         self.key_deserializer = key_deserializer
         self.value_deserializer = value_deserializer
+        self.payload_is_given = payload_is_given
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it can be called
         )
 
+    def payload_hint(self) -> Any:
+        """The type of the payload; `Parameter.empty` if there is no hint, or no payload."""
+        parameters = self._parameters(self.function)
+        payload = self._payload_of(parameters)
+        messages = [get_args(_bare(hint)) for _, hint in parameters if get_origin(_bare(hint)) is Message]
+        inner = messages[0][0] if messages else inspect.Parameter.empty
+        return next((_bare(hint) for parameter, hint in parameters if parameter.name == payload), inner)
+
     def bind(self, batch: bool | None) -> BoundListener:
+        """See `bind`."""
         parameters = self._parameters(self.function)
         payload = self._payload_of(parameters)
         is_batch = batch if batch is not None else any(_is_list(hint) for _, hint in parameters)
@@ -159,6 +183,8 @@ class _Binder:
             return self._dependency_extractor(parameter, dependency)
         if _has_marker(hint, Key):
             return self._converting("key", parameter, bare, self.key_deserializer)
+        if parameter.name == payload and self.payload_is_given:
+            return lambda _, delivery: delivery.payload
         if parameter.name == payload:
             return self._converting("value", parameter, bare, self.value_deserializer)
         raise ConfigError(f"{self.name}: nothing is known to bind {parameter.name} to")
@@ -179,8 +205,8 @@ class _Binder:
     def _whole_record(self) -> Extractor:
         if self.value_deserializer is None and self.key_deserializer is None:
             return lambda record, _: record
-        key = self._reader("key", self.key_deserializer)
-        value = self._reader("value", self.value_deserializer)
+        key = self.reader("key", self.key_deserializer)
+        value = self.reader("value", self.value_deserializer)
 
         def whole(record: Any, _: Delivery) -> Any:
             return ConsumerRecord(
@@ -201,8 +227,8 @@ class _Binder:
     def _message_extractor(self, hint: Any) -> Extractor:
         inner = get_args(hint)[0] if get_args(hint) else inspect.Parameter.empty
         convert = converter_for(inner, self.name)
-        key = self._reader("key", self.key_deserializer)
-        value = self._reader("value", self.value_deserializer)
+        key = self.reader("key", self.key_deserializer)
+        value = self.reader("value", self.value_deserializer)
 
         def message(record: Any, _: Delivery) -> Message[Any]:
             payload = converted(convert, record, value(record), "payload", inner)
@@ -217,10 +243,11 @@ class _Binder:
         what = "payload" if which == "value" else "key"
         if which == "value" and deserializer is None and converter is not None:
             return _payload_extractor(converter, hint)
-        read = self._reader(which, deserializer)
+        read = self.reader(which, deserializer)
         return lambda record, _: converted(converter, record, read(record), what, hint)
 
-    def _reader(self, which: str, deserializer: Deserializer | None) -> Callable[[Any], Any]:
+    def reader(self, which: str, deserializer: Deserializer | None) -> Callable[[Any], Any]:
+        """What takes a record's key or value, and has it deserialized if there is something to do that."""
         if deserializer is None:
             return (lambda record: record.value) if which == "value" else (lambda record: record.key)
 
@@ -263,7 +290,7 @@ class _Binder:
             raise ConfigError(
                 f"{self.name}: {parameter.name} depends on an async function; make the listener async too"
             )
-        inner = _Binder(function, self.namespace, self.key_deserializer, self.value_deserializer)
+        inner = Binder(function, self.namespace, self.key_deserializer, self.value_deserializer)
         try:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from ottla.consumer_factory import ConsumerFactory, snake_case
 from ottla.errors import ConfigError
 from ottla.events import ConcurrentContainerStoppedEvent, EventSource, ListenerEvent, StopReason
 from ottla.listeners.ack import AckMode
-from ottla.listeners.binding import bind
+from ottla.listeners.class_listener import bind_any
 from ottla.listeners.consumer_runner import ConsumerRunner
 from ottla.listeners.container_properties import ContainerProperties, ContainerState, check_async_acks
 from ottla.listeners.group_positions import AssignmentCommit
@@ -61,7 +61,7 @@ class ConcurrentMessageListenerContainer:
         self.id: str = id if id else getattr(listener, "__name__", "listener")
         self.topics = tuple(topics)
         self.consumer_factory = consumer_factory
-        self.listener = bind(
+        self.listener = bind_any(
             listener,
             batch=self.properties.batch,
             namespace=namespace,

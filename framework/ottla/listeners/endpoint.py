@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ottla.errors import ConfigError
 from ottla.listeners.ack import AckMode
+from ottla.listeners.class_listener import Handlers
 from ottla.listeners.container_properties import check_names
 from ottla.listeners.interceptors import Interceptor
 from ottla.listeners.replies import ReplyTo
@@ -99,6 +100,8 @@ def listener(
 ) -> Callable[[Function], Function]:
     """Mark a function as the receiver of records (Spring: @KafkaListener). The function itself stays as it is.
 
+    A class may be marked, too: each record goes to the method with `@handler` whose payload's type it is.
+
     Args:
         topics: the topics' names; or else `pattern` (a regular expression of names) or `partitions`
             (`{"orders": [0, 1]}`, or with offsets to start from `{"orders": {0: 42, 1: "latest"}}`).
@@ -149,7 +152,9 @@ def listener(
             container=dict(container or {}),
             namespace=scope_of(function, sys._getframe(1)),
         )
-        function.__dict__.setdefault(_ATTRIBUTE, []).append(endpoint)
+        if _ATTRIBUTE not in vars(function):
+            setattr(function, _ATTRIBUTE, [])  # not by getattr: a subclass has its own
+        vars(function)[_ATTRIBUTE].append(endpoint)
         BARE_LISTENERS.append(endpoint)
         return function
 
@@ -168,13 +173,15 @@ BARE_LISTENERS: list[ListenerEndpoint] = []
 
 
 def endpoints_of(source: object) -> Iterator[ListenerEndpoint]:
-    """The listeners of a function, a module, or an instance (its bound methods)."""
-    marked = getattr(source, _ATTRIBUTE, None)
-    if marked is not None:
-        bound = inspect.ismethod(source)
-        for endpoint in marked:
-            yield endpoint.bound_to(source) if bound else endpoint
+    """The listeners of a function, a class, a module, or an instance (of a class with `@listener`, or its methods)."""
+    if inspect.ismethod(source):
+        yield from (endpoint.bound_to(source) for endpoint in getattr(source, _ATTRIBUTE, ()))
         return
+    own = getattr(source, "__dict__", {}).get(_ATTRIBUTE)
+    if own is not None:
+        yield from own
+        return
+    yield from (endpoint.bound_to(Handlers(source)) for endpoint in getattr(type(source), _ATTRIBUTE, ()))
     for _, member in inspect.getmembers(source, _is_marked):
         if inspect.ismodule(source) or inspect.ismethod(member):
             yield from endpoints_of(member)
@@ -186,6 +193,8 @@ def _is_marked(member: object) -> bool:
 
 def is_unbound_method(endpoint: ListenerEndpoint) -> bool:
     """Whether the decorated function was written in a class body, so that it needs an instance to be called."""
+    if inspect.isclass(endpoint.function) or isinstance(endpoint.function, Handlers):
+        return False
     qualified = endpoint.function.__qualname__
     owner = qualified.rpartition(".")[0]
     return bool(owner) and not owner.endswith("<locals>") and not inspect.ismethod(endpoint.function)
