@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from ottla.client import KafkaConsumer, KafkaProducer, TopicPartition
 from ottla.consumer_factory import ConsumerFactory
 from ottla.errors import ConfigError, NotInTransaction
+from ottla.listeners.message import Message
 from ottla.producer_factory import ProducerFactory
 from ottla.send import ProducerRecord, SendFuture, SendResult
 from ottla.transaction.blocks import Propagation, TransactionBlock
@@ -15,6 +16,7 @@ from ottla.transaction.context import current_frame, transaction_of
 from ottla_wire.records import ConsumerRecord
 
 Headers = Mapping[str, bytes | str | None] | Sequence[tuple[str, bytes | str | None]]
+_NOT_GIVEN: Any = object()
 OnSend = Callable[[ProducerRecord], ProducerRecord]
 
 
@@ -55,10 +57,23 @@ class KafkaTemplate:
         self._interceptors = tuple(interceptors)
         self._consumer_factory = consumer_factory
 
+    @overload
+    def send(self, message: Message[Any], /) -> SendFuture: ...
+    @overload
     def send(
         self,
         topic: str,
         value: Any,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Headers | None = None,
+    ) -> SendFuture: ...
+    def send(
+        self,
+        topic: Any,
+        value: Any = _NOT_GIVEN,
         *,
         key: Any = None,
         partition: int | None = None,
@@ -69,13 +84,18 @@ class KafkaTemplate:
 
         Any failure, also of serialization or metadata, reaches the future as a SendError; only wrong use raises here.
 
+        `send(Message(...))` sends its payload with its key and headers to its topic, or to the default topic.
+
         Raises:
             TypeError: the topic is not a string, or the partition or timestamp not a number.
+            ConfigError: a message has no topic, and the template no default one.
             RuntimeError: the template's factory is closed.
             NotInTransaction: the template sends in transactions only, and this is outside of one.
             TransactionEnded: the transaction that this code was part of is over.
             TransactionTimedOut: it took too long, and was aborted.
         """
+        if value is _NOT_GIVEN:
+            return self._send_message(topic, key, partition, timestamp_ms, headers)
         if self._interceptors:
             record = ProducerRecord(topic, value, key, partition, timestamp_ms, headers)
             for intercept in self._interceptors:
@@ -140,6 +160,17 @@ class KafkaTemplate:
         if self.default_topic is None:
             raise ConfigError("send_default needs a default topic: KafkaTemplate(factory, default_topic='...')")
         return self.send(self.default_topic, value, **arguments)
+
+    def _send_message(self, message: Any, *more: Any) -> SendFuture:
+        if not isinstance(message, Message):
+            raise TypeError(f"send() takes a topic and a value, or a Message, not {type(message).__name__} alone")
+        if any(one is not None for one in more):
+            raise TypeError("send(Message(...)) takes nothing more: key, headers and partition are the message's own")
+        topic = message.topic or self.default_topic
+        if topic is None:
+            raise ConfigError("the message has no topic=, and the template no default_topic=")
+        headers = message.headers
+        return self.send(topic, message.payload, key=message.key, partition=message.partition, headers=headers)
 
     def send_record(self, record: ProducerRecord) -> SendFuture:
         """Send a ready-made record."""

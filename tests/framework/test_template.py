@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ottla import ConsumerFactory, KafkaTemplate, ProducerFactory, ProducerRecord, gather
+from ottla import ConsumerFactory, KafkaTemplate, Message, ProducerFactory, ProducerRecord, gather
 from ottla.errors import ConfigError, SendError
 from ottla.testing import wait_for
 
@@ -52,6 +52,21 @@ def test_send_default_needs_a_default_topic(make_template: Any, kafka_topic: str
     assert make_template(default_topic=kafka_topic).send_default("x").result(timeout=5).topic == kafka_topic
     with pytest.raises(ConfigError, match="default_topic"):
         make_template().send_default("x")
+
+
+def test_a_message_says_all_about_its_sending(make_template: Any, kafka_topic: str) -> None:
+    template = make_template(default_topic=kafka_topic)
+    message = Message("value", key="key", headers={"h": b"1"}, topic=kafka_topic, partition=0)
+    place = template.send(message).result(timeout=5)
+    record = template.receive(kafka_topic, 0, place.offset)
+    assert (record.key, record.value, list(record.headers)) == (b"key", b"value", [("h", b"1")])
+    assert template.send(Message(None, key="key")).result(timeout=5).topic == kafka_topic
+    with pytest.raises(ConfigError, match="default_topic"):
+        make_template().send(Message("x"))
+    with pytest.raises(TypeError, match="or a Message"):
+        template.send(kafka_topic)
+    with pytest.raises(TypeError, match="the message's own"):
+        template.send(Message("x"), key="k")
 
 
 def test_interceptors_may_replace_the_record_in_their_order(make_template: Any, kafka_topic: str) -> None:
