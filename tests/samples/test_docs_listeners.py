@@ -44,4 +44,5 @@ def test_the_code_of_the_page_is_one_application_that_does_what_it_says(capfd: A
         wait_for(lambda: {"ordered 3", "deleted k", "unknown"} <= set(lines()))
     scope["pool"].shutdown()
     assert sorted(map(str, invoices)) == ["('large', 2)", "{'order': 1, 'amount': 5.0}"]
-    assert "stopped billing normal" in lines()
+    # Printed by several threads at once: only how often can be told.
+    assert "\n".join(lines()).count("stopped") == len(app.listeners)
