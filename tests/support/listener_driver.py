@@ -31,7 +31,10 @@ class ScriptedConsumer:
         self.wakeups = 0
         self.failures: list[BaseException] = []
 
-    def poll(self, timeout: float) -> list[Any]:
+    def poll(self, timeout: float, max_records: int | None = None) -> Any:
+        return self._poll(timeout)
+
+    def _poll(self, timeout: float) -> list[Any]:
         self.timeouts.append(timeout)
         if not self.polls:
             self.control.stopping = True
@@ -64,9 +67,9 @@ class ScriptedConsumer:
 
 
 class AsyncScriptedConsumer(ScriptedConsumer):
-    async def poll(self, timeout: float) -> list[Any]:  # type: ignore[override]
+    async def poll(self, timeout: float, max_records: int | None = None) -> list[Any]:
         await asyncio.sleep(0)
-        return super().poll(timeout)
+        return self._poll(timeout)
 
     async def commit(self, offsets: Any) -> None:
         await asyncio.sleep(0)
