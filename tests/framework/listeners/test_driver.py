@@ -115,12 +115,16 @@ def test_a_plain_listener_may_return_something_awaitable_and_nobody_awaits_it(ma
     assert consumer.commits == [{ORDERS: 1}]
 
 
-def test_a_batch_that_fails_at_a_record_counts_what_comes_before_it(make_record: Any) -> None:
+def test_of_a_batch_that_fails_at_a_record_what_comes_before_it_is_done(make_record: Any) -> None:
+    batches: list[int] = []
+
     def listener(values: list[bytes]) -> None:
+        batches.append(len(values))
         if len(values) == 3:
             raise BatchListenerFailed(2)
 
     assert drive(listener, [make_record(n) for n in range(3)], ack=AckMode.BATCH).commits[0] == {ORDERS: 2}
+    assert batches == [3, 1]
 
 
 def test_a_batch_with_a_record_that_does_not_fit_is_delivered_around_it(make_record: Any) -> None:

@@ -138,6 +138,19 @@ def test_with_too_many_missing_no_record_is_taken_until_some_have_come(rig: Any,
     assert run.events[:2] == ["PauseAll", "ResumeAll"]
 
 
+def test_a_partition_that_comes_while_too_many_are_missing_starts_paused(rig: Any, make_record: Any) -> None:
+    acks = tracker(limit=1)
+    run = rig(acks=acks)
+    run.polls = [[make_record(0)], []]
+    run.listener = lambda record: acks.delivered([record])
+    effects = run.loop.run()
+    outcome: Any = None
+    while not run.all_paused:
+        outcome = run._perform(effects.send(outcome))
+    assert run.loop.to_pause([ORDERS]) == [ORDERS]
+    assert not run.loop.is_paused  # nobody has asked for it
+
+
 def test_a_failed_record_is_delivered_again_although_too_many_are_missing(rig: Any, make_record: Any) -> None:
     acks = tracker(limit=1)
     run = rig(acks=acks, errors=ErrorHandler(retry=Retry.fixed(0, attempts=3)))
