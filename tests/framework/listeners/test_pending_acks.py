@@ -145,7 +145,7 @@ def test_a_partition_that_comes_while_too_many_are_missing_starts_paused(rig: An
     run.listener = lambda record: acks.delivered([record])
     effects = run.loop.run()
     outcome: Any = None
-    while not run.all_paused:
+    while run.polls:
         outcome = run._perform(effects.send(outcome))
     assert run.loop.to_pause([ORDERS]) == [ORDERS]
     assert not run.loop.is_paused  # nobody has asked for it
