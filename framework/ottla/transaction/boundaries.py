@@ -264,7 +264,7 @@ def named(tx: Transaction, error: BaseException) -> BaseException:
         return error
     client_id = getattr(tx.producer, "client_id", "")
     fenced = ProducerFenced(
-        f"{error}. It was fenced here: client {client_id!r}, process {os.getpid()} on {socket.gethostname()}; "
+        f"{str(error).rstrip('.')}. This one: client {client_id!r}, process {os.getpid()} on {socket.gethostname()}; "
         "transaction_id_prefix (or OTTLA_INSTANCE) has to differ between hosts",
         error.reason,
     )

@@ -136,8 +136,18 @@ class ProducerPool:
             if granted is not None:
                 return granted
         making = self._pools.engine.submit(self._make())
+        patience = self._settings.max_wait + PATIENCE_SECONDS
         try:
-            return making.result(self._settings.max_wait + PATIENCE_SECONDS)
+            return making.result(patience)
+        except concurrent.futures.CancelledError:
+            raise _closed() from None
+        except concurrent.futures.TimeoutError:
+            making.add_done_callback(_give_back_unclaimed)
+            if making.done():
+                raise
+            raise CannotBeginTransaction(
+                f"the transaction did not begin: no producer could be registered within {patience:g} s"
+            ) from None
         except BaseException:
             making.add_done_callback(_give_back_unclaimed)
             raise
@@ -165,6 +175,8 @@ class ProducerPool:
         try:
             return await asyncio.shield(asyncio.wrap_future(making))
         except asyncio.CancelledError:
+            if making.cancelled():
+                raise _closed() from None
             making.add_done_callback(_give_back_unclaimed)
             raise
 
@@ -298,6 +310,10 @@ class ProducerPool:
             place.wake()
         closing = [self._pools.discard(pooled, clean=True) for pooled in idle]
         return [future for future in closing if future is not None]
+
+
+def _closed() -> CannotBeginTransaction:
+    return CannotBeginTransaction("the transaction did not begin: the client was closed meanwhile")
 
 
 def _give_back_unclaimed(making: concurrent.futures.Future[PooledProducer]) -> None:

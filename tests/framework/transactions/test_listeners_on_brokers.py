@@ -175,6 +175,7 @@ def test_a_batch_is_one_transaction_and_the_record_it_points_at_is_isolated(
         eventually(lambda: reader.committed(app.name).get(0, 0) >= 4)
 
 
+@pytest.mark.slow
 def test_the_committed_offset_goes_past_the_marker_when_there_is_nothing_to_do_and_the_lag_is_0(
     cluster: ClusterUnderTest, make_app: Callable[..., Ottla], reader: Any
 ) -> None:
@@ -201,6 +202,7 @@ def test_the_committed_offset_goes_past_the_marker_when_there_is_nothing_to_do_a
         assert next_one.position(TopicPartition(source, 0)) == 2
 
 
+@pytest.mark.slow
 def test_a_listener_without_transactions_goes_past_markers_too(
     cluster: ClusterUnderTest, make_app: Callable[..., Ottla], reader: Any
 ) -> None:
@@ -221,6 +223,7 @@ def test_a_listener_without_transactions_goes_past_markers_too(
     assert seen == ["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reset", "committed"), [("latest", {0: 2}), ("earliest", {})])
 def test_the_start_at_the_end_of_a_partition_is_committed_so_that_it_is_not_lost(
     cluster: ClusterUnderTest,
@@ -328,6 +331,7 @@ def test_a_transaction_that_takes_too_long_goes_to_the_retry_policy_and_the_cont
     assert [type(error) for error in errors] == [TransactionTimedOut]
 
 
+@pytest.mark.slow
 def test_a_listener_whose_member_was_replaced_aborts_rejoins_and_delivers_again(
     cluster: ClusterUnderTest, make_app: Callable[..., Ottla], fill: Any, reader: Any
 ) -> None:

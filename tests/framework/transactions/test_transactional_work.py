@@ -296,6 +296,18 @@ def test_a_slow_listener_has_short_transactions_and_a_quick_one_long_runs(rig: A
     assert quick.runs == [1, 2, 4, 8, 16, 32, 64, 128, 256, 489]
 
 
+def test_a_poll_brings_what_one_transaction_holds(rig: Any) -> None:
+    """More would only wait, and the next poll with it: a slow listener must not be thought dead (max_poll_interval)."""
+    slow = rig(max_time=0.1)
+    slow.takes_ms = 20
+    assert slow.work.poll_limit() == {}, "nothing is known yet: the client's own setting"
+    slow.run([record(offset) for offset in range(20)])
+    assert slow.work.poll_limit() == {"max_records": 5}
+    quick = rig(max_records=2000).run([record(offset) for offset in range(500)])
+    assert quick.work.poll_limit() == {"max_records": 2000}
+    assert rig(batch=True).run([record(0)]).work.poll_limit() == {}, "a batch is what the client is set to"
+
+
 def test_an_empty_poll_begins_no_transaction(rig: Any) -> None:
     assert steps(rig().run([], idle=3).kafka) == []
 

@@ -130,6 +130,7 @@ def test_offsets_are_committed_with_the_transaction_and_only_then(
     reader.assert_committed(group, {0: 7})
 
 
+@pytest.mark.slow
 def test_a_member_of_an_old_generation_cannot_commit_its_transaction(
     cluster: ClusterUnderTest, live_template: KafkaTemplate, reader: Any
 ) -> None:
