@@ -36,6 +36,9 @@ _UNSUPPORTED_VERSION: Final = 35
 Answer = Any
 """A response message, of the class that belongs to the request."""
 
+AnswerCallback = Callable[[Any, Any], None]
+"""Called with an answer and None, or with None and the `Disconnected` or `NoAnswer` that took its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
@@ -47,6 +50,34 @@ class ConnectionOptions:
     send_buffer_bytes: int = -1
     receive_buffer_bytes: int = -1
     software_version: str = "0"
+
+
+class _CalledBack:
+    """An answer that somebody is called with, in place of a future; see `Connection.send_then`."""
+
+    __slots__ = ("_callback", "_done", "_loop")
+
+    def __init__(self, callback: AnswerCallback, loop: asyncio.AbstractEventLoop) -> None:
+        self._callback = callback
+        self._loop = loop
+        self._done = False
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, answer: Answer, /) -> None:
+        self._done = True
+        try:
+            self._callback(answer, None)
+        except Exception:  # what reads the connection must not suffer from it
+            logger.exception("taking an answer failed")
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._done = True
+        self._loop.call_soon(self._callback, None, error)
+
+    def exception(self) -> None:
+        """Nothing warns of an error that nobody has looked at."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -160,6 +191,21 @@ class Connection(asyncio.BufferedProtocol):
             Disconnected: the connection is closed.
             EncodeError: the request cannot be expressed in this version.
         """
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._send(request, version, timeout_ms, answer)
+        return answer
+
+    def send_then(
+        self, request: Request, version: int, callback: AnswerCallback, timeout_ms: int | None = None
+    ) -> None:
+        """The same, without a turn of the loop between answer and `callback(answer, error)`.
+
+        With an answer it is called while the connection reads, with an error in a later turn; never before this
+        returns. Raises as `send`.
+        """
+        self._send(request, version, timeout_ms, _CalledBack(callback, self._loop))
+
+    def _send(self, request: Request, version: int, timeout_ms: int | None, answer: Any) -> None:
         if self._closed:
             raise Disconnected(f"the connection to {self.node} is closed")
         now_ms = self._now_ms()
@@ -167,7 +213,6 @@ class Connection(asyncio.BufferedProtocol):
         correlation_id = self._next_correlation_id
         parts = encode_request(request, version, correlation_id, self._options.client_id)
         self._next_correlation_id = (correlation_id + 1) & 0x7FFFFFFF
-        answer: asyncio.Future[Answer] = self._loop.create_future()
         name = type(request).__name__
         self.in_flight.add(
             InFlightRequest(correlation_id, response_class(request.api_key), version, deadline_ms, answer, name, now_ms)
@@ -176,7 +221,6 @@ class Connection(asyncio.BufferedProtocol):
         self._write(parts)
         if self._timer is None or deadline_ms < self._timer_at_ms:
             self._set_timer(deadline_ms, now_ms)
-        return answer
 
     def send_without_answer(self, request: Request, version: int) -> None:
         """Write a request that is never answered: a Produce with acks=0.

@@ -7,12 +7,27 @@ of no more use.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ottla_wire.errors import DecodeError
+
+
+class Answer(Protocol):
+    """Where what comes of a request is put: the part of asyncio.Future that a connection uses."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """The answer is there."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It will not come."""
+
+    def exception(self) -> BaseException | None:
+        """The error was looked at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +38,7 @@ class InFlightRequest:
     response_class: Any
     version: int
     deadline_ms: int
-    answer: asyncio.Future[Any]
+    answer: Answer
     name: str
     sent_ms: int
 

@@ -201,6 +201,16 @@ class Sender:
             self._network.produce(attempt)
         return look_again_ms
 
+    def see_to_transactions(self, now_ms: int) -> int:
+        """The part of `run_once` that is left where nothing waits to be sent: a transaction on its way to its end."""
+        outcome = _Outcome()
+        with self._accumulator.lock:
+            request, look_again_ms = self._see_to_transactions(now_ms, outcome)
+        outcome.deliver()
+        if request is not None:
+            self._network.ask(request)
+        return look_again_ms
+
     def _decide(self, now_ms: int, outcome: _Outcome) -> tuple[list[ProduceAttempt], TransactionRequest | None, int]:
         self._take_metadata(now_ms, outcome)
         self._give_up_expired(now_ms, outcome)
@@ -260,8 +270,10 @@ class Sender:
         unfinished = self._accumulator.has_unfinished
         request = transactions.next_request(now_ms, unfinished=unfinished)
         outcome.finished += transactions.take_finished()
+        if request is not None:
+            return request, NEVER_MS  # its answer comes, or the lack of one
         deadline_ms = transactions.deadline_ms(unfinished=unfinished)
-        return request, NEVER_MS if deadline_ms is None else deadline_ms
+        return None, NEVER_MS if deadline_ms is None else deadline_ms
 
     def features_seen(self, epoch: int, transaction_version: int) -> None:
         """A broker said which features the cluster has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -105,6 +106,14 @@ class SenderTask:
         self.look_again_at(look_again_ms)
         self._after_run()
 
+    def _go_on(self) -> None:
+        """In the same turn of the loop: what is next for a transaction waits for nothing."""
+        if self._accumulator.has_unsent:
+            self._run()
+        else:
+            self.look_again_at(self.sender.see_to_transactions(self._cluster.now_ms()))
+            self._after_run()
+
     def _see_features(self) -> None:
         """Tell the transaction manager of newer finalized features."""
         features = self._cluster.features
@@ -171,22 +180,20 @@ class SenderTask:
                 connection.send_without_answer(request, version)
                 loop.call_soon(self._answered, attempt, None, None)
                 return
-            answer = connection.send(request, version)
+            connection.send_then(request, version, functools.partial(self._answered, attempt))
         except OttlaError as error:
             loop.call_soon(self._answered, attempt, None, error)
             return
         except Exception as error:
             logger.exception("a Produce request could not be made")
             loop.call_soon(self._answered, attempt, None, UnsupportedVersion(f"it could not be sent: {error!r}"))
-            return
-        answer.add_done_callback(lambda done: self._answered(attempt, *_outcome(done)))
 
     def _answered(self, attempt: ProduceAttempt, answer: Any, error: OttlaError | None) -> None:
         self.sender.answered(attempt, answer, error, self._cluster.now_ms())
         if self._stopped:
             self._after_run()
         elif self._transactions is not None and self._transactions.is_ending:
-            self._run()  # EndTxn leaves in the turn in which the last answer comes
+            self._go_on()
         else:
             self._schedule()
 
@@ -197,11 +204,10 @@ class SenderTask:
             if connection is not None:
                 try:
                     version = _version(connection, request)
-                    answer = connection.send(request.message, version, request.timeout_ms)
+                    callback = functools.partial(self._request_answered, request)
+                    connection.send_then(request.message, version, callback, request.timeout_ms)
                 except OttlaError as error:
                     asyncio.get_running_loop().call_soon(self._request_answered, request, None, error)
-                    return
-                answer.add_done_callback(lambda done: self._request_answered(request, *_outcome(done)))
                 return
         self._asking = asyncio.get_running_loop().create_task(self._ask(request), name=f"ottla {request}")
 
@@ -227,7 +233,7 @@ class SenderTask:
         self._see_features()
         self.sender.request_answered(request, answer, error, self._cluster.now_ms())
         if not self._stopped:
-            self._run()  # in this turn: what comes next waits for nothing
+            self._go_on()
 
     def refresh_metadata(self, topics: Iterable[str]) -> None:
         """Ask for the producer's topics soon, those among them."""
@@ -242,16 +248,6 @@ def _version(connection: Connection, request: TransactionRequest) -> int:
     if version < lowest:
         raise UnsupportedVersion(f"{connection.node}: {request} needs version {lowest}, there is {version}")
     return version
-
-
-def _outcome(answer: asyncio.Future[Any]) -> tuple[Any, OttlaError | None]:
-    """A request's answer, or the error that took its place."""
-    if answer.cancelled():
-        return None, NetworkError("the request was cancelled")
-    error = answer.exception()
-    if error is None:
-        return answer.result(), None
-    return None, error if isinstance(error, OttlaError) else NetworkError(repr(error))
 
 
 __all__ = ["ProducerBatch", "SenderTask"]
