@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ settings.load_profile("ottla")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PeerTable(), "ottla-peers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks_apart_from_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Transactional ids are locks in the user's folder for state: not in that of whoever runs the tests."""
+    os.environ["OTTLA_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import pytest
 from ottla import (
     AckMode,
     Acknowledgment,
+    AssignmentCommit,
     BatchListenerFailed,
     ConcurrentMessageListenerContainer,
     ConsumerFactory,
@@ -28,9 +29,11 @@ from ottla import (
     KafkaTransactionManager,
     Ottla,
     ProducerFactory,
+    RecordInterceptor,
     Retry,
     TopicPartition,
     Transactional,
+    current_transaction,
 )
 from ottla.client import KafkaConsumer
 from ottla.errors import ConfigError, ProducerFenced, TransactionTimedOut
@@ -392,6 +395,73 @@ def test_a_process_that_is_killed_in_a_listener_has_each_record_exactly_once_aft
     assert len(reader.all_values(target)) > 5, "those of the dead process are there, and aborted"
 
 
+def test_each_consumer_of_a_container_has_transactions_of_its_own(
+    cluster: ClusterUnderTest, make_app: Callable[..., Ottla], fill: Any, reader: Any
+) -> None:
+    source, target = cluster.create_topic(4), cluster.create_topic(4)
+    app, ids = make_app(), set()
+
+    @app.listener(source, group=app.name, transactional=Transactional.per_record(), concurrency=4)
+    def work(record: ConsumerRecord) -> None:
+        tx = current_transaction()
+        assert tx is not None
+        ids.add(tx.transactional_id)
+        app.template.send(target, record.value, partition=record.partition)
+
+    for partition in range(4):
+        fill(source, *[f"{partition}{number}" for number in range(5)], partition=partition)
+    with app:
+        eventually(lambda: len(reader.values(target, partitions=4)) == 20)
+        reader.assert_committed(app.name, dict.fromkeys(range(4), 5))
+    assert reader.values(target, partitions=4) == [
+        f"{partition}{number}" for partition in range(4) for number in range(5)
+    ]
+    assert ids <= {f"{app.producer_factory.default_prefix()}{number}" for number in range(4)}
+
+
+def test_replies_and_what_interceptors_send_are_part_of_the_transaction(
+    cluster: ClusterUnderTest, make_app: Callable[..., Ottla], fill: Any, reader: Any
+) -> None:
+    source, replies, audit = (cluster.create_topic() for _ in range(3))
+    app, failed = make_app(), []
+
+    class Audit(RecordInterceptor):
+        def intercept(self, record: ConsumerRecord, consumer: Any) -> ConsumerRecord:
+            app.template.send(audit, record.value).result(10)
+            return record
+
+    @app.listener(source, group=app.name, transactional=True, reply_to=replies, interceptors=[Audit()])
+    def work(value: str) -> str:
+        if not failed:
+            failed.append(value)
+            raise ValueError
+        return value.upper()
+
+    fill(source, "a")
+    with app:
+        eventually(lambda: (reader.values(replies), reader.values(audit)) == (["A"], ["a"]))
+    assert reader.all_values(audit) == ["a", "a"]
+
+
+def test_a_listener_that_deals_with_its_error_itself_commits(
+    cluster: ClusterUnderTest, make_app: Callable[..., Ottla], fill: Any, reader: Any
+) -> None:
+    source, target = cluster.create_topic(), cluster.create_topic()
+    app = make_app()
+
+    @app.listener(source, group=app.name, transactional=True)
+    def work(value: str) -> None:
+        try:
+            raise ValueError
+        except ValueError:
+            app.template.send(target, "dealt with")
+
+    fill(source, "a")
+    with app:
+        eventually(lambda: reader.values(target) == ["dealt with"])
+        reader.assert_committed(app.name, {0: 1})
+
+
 # -- wrong use ---------------------------------------------------------------------------------------------------------
 
 
@@ -430,3 +500,23 @@ def test_a_container_built_by_hand_needs_a_manager_and_a_group(make_factory: Cal
         ConcurrentMessageListenerContainer(
             consumers, ["t"], work, properties=ContainerProperties(transactional=Transactional(manager=manager))
         )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reset", "commits"),
+    [
+        (AssignmentCommit.LATEST_ONLY_NO_TX, "latest", True),
+        (AssignmentCommit.LATEST_ONLY_NO_TX, "earliest", False),
+        (AssignmentCommit.LATEST_ONLY, "latest", True),
+        (AssignmentCommit.ALWAYS, "earliest", True),
+        (AssignmentCommit.NEVER, "latest", False),
+    ],
+)
+def test_when_the_start_of_a_partition_is_committed(wanted: AssignmentCommit, reset: str, commits: bool) -> None:
+    container = ConcurrentMessageListenerContainer(
+        ConsumerFactory(bootstrap_servers="localhost:1"),
+        ["t"],
+        lambda value: None,
+        properties=ContainerProperties(group="g", assignment_commit=wanted, consumer={"auto.offset.reset": reset}),
+    )
+    assert container._commits_start() is commits
