@@ -232,3 +232,46 @@ def test_a_server_that_never_answers_the_first_question_is_given_up() -> None:
                 await connected(broker, request_timeout_ms=50)
 
     run(scenario())
+
+
+def test_an_answer_that_somebody_is_called_with_comes_in_order_with_the_others() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            connection = await connected(broker)
+            taken: list[Any] = []
+
+            def take(answer: Any, error: Any) -> None:
+                taken.append((type(answer), error))
+                if len(taken) == 1:
+                    connection.send_then(MetadataRequest(topics=[]), 9, take)
+                raise RuntimeError("what fails here must not close the connection")
+
+            connection.send_then(MetadataRequest(topics=[]), 9, take)
+            assert taken == [], "never before the call has returned"
+            await connection.send(MetadataRequest(topics=[]), 9)
+            await connection.send(MetadataRequest(topics=[]), 9)
+            assert taken == [(MetadataResponse, None), (MetadataResponse, None)]
+            connection.close()
+
+    run(scenario())
+
+
+def test_who_is_called_with_an_answer_is_called_with_the_error_in_its_place() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            broker.handlers[3] = lambda request, version: HangUp()
+            connection = await connected(broker)
+            taken = asyncio.get_running_loop().create_future()
+
+            def take(answer: Any, error: Any) -> None:
+                assert not connection.is_usable, "the connection has come to its end before that"
+                taken.set_result((answer, error))
+
+            connection.send_then(MetadataRequest(topics=[]), 9, take)
+            answer, error = await taken
+            assert answer is None
+            assert isinstance(error, Disconnected)
+            with pytest.raises(Disconnected):
+                connection.send_then(MetadataRequest(topics=[]), 9, take)
+
+    run(scenario())
