@@ -66,7 +66,15 @@ class AckTracker:
         with self._lock:
             self._count(len(records))
             if not self._is_manual:
-                for record in _last_of_each(records):
+                for record in last_of_each(records):
+                    self._advance(record)
+
+    def processed_to(self, last: Sequence[ConsumerRecord], count: int) -> None:
+        """`processed` for `count` records of which the last of each partition are known."""
+        with self._lock:
+            self._count(count)
+            if not self._is_manual:
+                for record in last:
                     self._advance(record)
 
     def done(self, records: int) -> None:
@@ -142,7 +150,7 @@ class AckTracker:
                 self._ready.pop(partition, None)
 
 
-def _last_of_each(records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
+def last_of_each(records: Sequence[ConsumerRecord]) -> list[ConsumerRecord]:
     """The last record of each partition, which says it for all: they come in order, and mostly in runs of one."""
     last: dict[tuple[str, int], ConsumerRecord] = {}
     topic = partition = None

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from ottla.client import TopicPartition
-from ottla.listeners.ack import AckMode, AckTracker, Offsets
+from ottla.listeners.ack import AckMode, AckTracker, Offsets, last_of_each
 from ottla.listeners.effects import Commit, CommitSoon, Deliver, DeliverBatch, Delivered, Effects, Recover
 from ottla.listeners.group_positions import GroupPositions
 from ottla_wire.records import ConsumerRecord
@@ -124,10 +124,14 @@ class AcknowledgedWork(UnitOfWork):
     def handle(self, unit: Unit) -> Effects[Delivered]:
         """See UnitOfWork."""
         self._is_busy = True
+        last = last_of_each(unit.records)
         if self._positions is not None:
-            self._positions.seen(unit.records)
+            self._positions.seen(last)
         outcome: Delivered = yield unit
-        self._acks.processed(unit.records[: outcome.count])
+        if outcome.count == len(unit.records):
+            self._acks.processed_to(last, outcome.count)
+        else:
+            self._acks.processed(unit.records[: outcome.count])
         if self._is_immediate:
             yield from self.settle()
         return outcome
