@@ -237,8 +237,11 @@ class ProducerCore(TransactionMethods):
                 return None
             future = accumulator.append(now_ms, *record)
             wake = accumulator.wakes_sender(now_ms, self._task.next_look_ms if self._task is not None else 0)
+            is_behind = accumulator.is_behind()
         if wake:
             self._wake()
+        if is_behind and self._task is not None and not self._engine.is_io_thread:
+            self._task.turn.offer(now_ms, self._task.wake)
         return future
 
     def _failed(self, future: SendFuture, error: BaseException | None) -> SendFuture:

@@ -17,6 +17,7 @@ from ottla.client.producer.record_accumulator import NEVER_MS, RecordAccumulator
 from ottla.client.producer.sender import ProduceAttempt, Sender
 from ottla.client.producer.transaction_manager import TransactionManager
 from ottla.client.producer.transaction_requests import TransactionRequest
+from ottla.client.producer.turn import Turn
 from ottla.errors import ClientClosed, NetworkError, OttlaError, UnsupportedVersion
 from ottla_wire.messages.produce import ProduceRequest
 
@@ -38,6 +39,7 @@ class SenderTask:
         after_run: Callable[[], None],
     ) -> None:
         self.next_look_ms = NEVER_MS  # when the loop looks again by itself; what is due later need not wake it
+        self.turn = Turn()
         self._engine = engine
         self._config = config
         self._accumulator = accumulator
@@ -98,6 +100,7 @@ class SenderTask:
             self._timer = None
         self._see_features()
         now_ms = self._cluster.now_ms()
+        self.turn.begin(now_ms)
         # Set before looking: a batch begun while the sender looks is seen by it, or wakes it because of this.
         self.next_look_ms = NEVER_MS
         look_again_ms = self.sender.run_once(now_ms)
