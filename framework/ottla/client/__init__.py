@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ottla.client.consumer import RebalanceListener as RebalanceListener
     from ottla.client.producer import AsyncKafkaProducer as AsyncKafkaProducer
     from ottla.client.producer import KafkaProducer as KafkaProducer
+    from ottla.client.producer import TransactionState as TransactionState
     from ottla.client.topic_partition import ConsumerGroupMetadata as ConsumerGroupMetadata
     from ottla.client.topic_partition import OffsetAndMetadata as OffsetAndMetadata
     from ottla.client.topic_partition import OffsetAndTimestamp as OffsetAndTimestamp
@@ -26,6 +27,7 @@ _HOMES: Final = {
     "RebalanceListener": "ottla.client.consumer",
     "AsyncKafkaProducer": "ottla.client.producer",
     "KafkaProducer": "ottla.client.producer",
+    "TransactionState": "ottla.client.producer",
     "ConsumerGroupMetadata": "ottla.client.topic_partition",
     "OffsetAndMetadata": "ottla.client.topic_partition",
     "OffsetAndTimestamp": "ottla.client.topic_partition",

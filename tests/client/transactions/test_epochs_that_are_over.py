@@ -263,3 +263,34 @@ def test_a_batch_whose_reason_is_being_asked_for_is_finished_when_the_producer_c
     world.sender.give_up_all(InvalidProducerEpoch("closed"))
     assert future.done()
     assert world.accumulator.free_bytes == world.config.buffer_memory
+
+
+@both
+def test_batches_that_fail_later_have_the_reason_that_is_known_by_then(version: int) -> None:
+    world = TransactionWorld(2, version, transaction_timeout_ms=5_000)
+    world.started()
+    for partition in range(2):
+        world.send(partition)
+    world.step()
+    world.step()
+    world.now_ms += 6_000
+    world.coordinator.time_out()
+    first = world.send(0)
+    world.run()
+    second = world.send(1)
+    world.run()
+    world.work(0)
+    world.deliver(0)
+    world.run()
+    while world.asked:
+        world.answer()
+    assert first.done()
+    assert not second.done()
+    while world.work(0):
+        pass
+    world.deliver(0)
+    world.run()
+    for future in (first, second):
+        error = future.exception(0)
+        assert isinstance(error, SendError)
+        assert isinstance(error.__cause__, TransactionTimedOut)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ottla.client.producer.kafka_producer import AsyncKafkaProducer, KafkaProducer
+from ottla.client.producer.transaction_tables import TransactionState
 
-__all__ = ["AsyncKafkaProducer", "KafkaProducer"]
+__all__ = ["AsyncKafkaProducer", "KafkaProducer", "TransactionState"]

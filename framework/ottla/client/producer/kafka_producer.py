@@ -41,21 +41,45 @@ class KafkaProducer(ProducerCore):
     partitions_for = blocking(ProducerCore.find_partitions)
 
     def init_transactions(self, timeout: float | None = None) -> None:
-        """See `init_transactions_async`."""
+        """Get a producer id, and with it the right to this transactional id. Once, before the first transaction.
+
+        A transaction that an earlier instance left open is aborted, and that instance is fenced if it still runs.
+
+        Raises:
+            NoAnswer: it took longer than `timeout` seconds (`max_block_ms`); call it again.
+            InvalidTransactionTimeout: `transaction_timeout_ms` is above what the brokers allow.
+            TransactionalIdAuthorizationFailed: the id may not be used.
+            IllegalTransactionState: it was called already, or the producer has no transactional id.
+        """
         try:
             self._wait_for("init_transactions", lambda machine: machine.init(), timeout)
         except InvalidTransactionTimeout as error:
             raise self._engine.run(self._with_limit(error), 10) from None
 
     def begin_transaction(self) -> None:
-        """See `begin_transaction_async`."""
+        """Begin a transaction: what is sent from now on is visible to read_committed readers after the commit.
+
+        Asks no broker, unless the transaction before was one after which the producer needs its next epoch.
+
+        Raises:
+            IllegalTransactionState: a transaction is open, or `init_transactions` was not called.
+            ProducerFenced, ...: the producer is of no more use.
+        """
         while not self._wait_for("begin_transaction", lambda machine: machine.begin(), None):
             pass
 
     def send_offsets_to_transaction(
         self, offsets: Offsets, group_metadata: ConsumerGroupMetadata, timeout: float | None = None
     ) -> None:
-        """See `send_offsets_to_transaction_async`."""
+        """Commit a group's offsets with the transaction: they are the next to read, and count if it is committed.
+
+        `group_metadata` is what the consumer's `group_metadata()` returns, so that a replaced member is refused.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            CommitFailed: the group has moved on without this member. The transaction must be aborted.
+            NoAnswer: it took longer than `timeout` seconds (`max_block_ms`); call it again, or abort.
+        """
         wanted = checked_offsets(offsets, group_metadata)
         self._wait_for(
             "send_offsets_to_transaction",
@@ -70,11 +94,33 @@ class KafkaProducer(ProducerCore):
         offsets: Offsets | None = None,
         group_metadata: ConsumerGroupMetadata | None = None,
     ) -> None:
-        """See `commit_transaction_async`."""
+        """Commit: waits until all that was sent is stored, and the coordinator has taken the commit.
+
+        `offsets` and `group_metadata` are committed with it, as `send_offsets_to_transaction` does, without waiting for
+        that first.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            NoAnswer: it took longer than `timeout` seconds (`max_block_ms`). Whether it is committed is not known: only
+                this call may be repeated, and it then tells.
+            TransactionTimedOut: the coordinator has aborted it, because it was open for too long.
+            ProducerFenced: another producer has taken over the transactional id; close this one.
+            OttlaError: whatever a send or the offsets failed with, whether or not that was seen.
+                `abort_transaction` is next, for all but what is Fatal.
+        """
         self._wait_for("commit_transaction", self._commit(offsets, group_metadata), timeout)
 
     def abort_transaction(self, timeout: float | None = None) -> None:
-        """See `abort_transaction_async`."""
+        """Abort: nobody who reads committed records sees any of it, and what was not sent is dropped.
+
+        The futures of dropped records fail with TransactionAborted. After it the next transaction may begin, also after
+        a failure.
+
+        Raises:
+            NotInTransaction: no transaction is open.
+            NoAnswer: it took longer than `timeout` seconds (`max_block_ms`); only this call may be repeated.
+            ProducerFenced: another producer has taken over the transactional id; close this one.
+        """
         self._wait_for("abort_transaction", lambda machine: machine.abort(), timeout)
 
     def close(self, timeout: float | None = None) -> None:

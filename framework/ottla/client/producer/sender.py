@@ -521,13 +521,18 @@ class Sender:
         elif isinstance(error, DuplicateSequenceNumber):
             # The broker has it, but no longer knows where: stored, without an offset.
             self._stored(batch, -1, -1, outcome)
-        elif isinstance(error, InvalidProducerEpoch) and self._asks_why(error, now_ms):
-            self._unexplained.append((batch, self._explained(batch, error)))
+        elif isinstance(error, InvalidProducerEpoch) and self._transactions is not None:
+            self._epoch_is_over(batch, error, now_ms, outcome)
         else:
             self._give_up(batch, self._explained(batch, error), outcome)
 
-    def _asks_why(self, error: KafkaError, now_ms: int) -> bool:
-        return self._transactions is not None and self._transactions.doubt(error, now_ms)
+    def _epoch_is_over(self, batch: ProducerBatch, error: KafkaError, now_ms: int, outcome: _Outcome) -> None:
+        """The batch fails with the reason for that, once the coordinator has been asked for it."""
+        assert self._transactions is not None
+        if self._transactions.doubt(error, now_ms):
+            self._unexplained.append((batch, self._explained(batch, error)))
+        else:
+            self._give_up(batch, self._transactions.error or self._explained(batch, error), outcome)
 
     def _may_retry(self, batch: ProducerBatch, error: KafkaError, log_start_offset: int, now_ms: int) -> bool:
         if self._transactions is not None:

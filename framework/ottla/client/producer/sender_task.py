@@ -220,7 +220,9 @@ class SenderTask:
             if request.message is None:
                 assert request.coordinator is not None
                 kind, key = request.coordinator
-                answer = await self._cluster.ask_for_coordinator(key, CoordinatorKind(kind))
+                answer = await self._cluster.ask_for_coordinator(
+                    key, CoordinatorKind(kind), timeout_ms=request.timeout_ms
+                )
             elif request.node_id is None:
                 answer = await self._cluster.send_to_any(request.message, max_version=request.versions[1])
             else:

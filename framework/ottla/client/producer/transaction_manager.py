@@ -369,11 +369,11 @@ class TransactionManager:
         return self._ended_there or not self._may_be_known
 
     def _build(self, kind: RequestKind, coordinator: Coordinator | None) -> TransactionRequest:
+        timeout_ms = EXPLAIN_TIMEOUT_MS if self._doubted is not None else None
         if kind is RequestKind.FIND_COORDINATOR:
-            return TransactionRequest(kind, coordinator=coordinator)
+            return TransactionRequest(kind, coordinator=coordinator, timeout_ms=timeout_ms)
         node_id = None if coordinator is None else self._line.node_of(coordinator)
         versions = (VERSIONS_V2 if self.is_version_2 else VERSIONS_V1).get(kind, ANY_VERSION)
-        timeout_ms = EXPLAIN_TIMEOUT_MS if kind is RequestKind.EXPLAIN else None
         message, subject = self._message(kind)
         return TransactionRequest(kind, node_id, message, versions, coordinator, subject, timeout_ms)
 
@@ -591,7 +591,7 @@ class TransactionManager:
             open_ms=None if self._began_ms is None else now_ms - self._began_ms,
             timeout_ms=self._transaction_timeout_ms,
         )
-        logger.warning("%s: %s", self.producer, end.error)
+        logger.warning("producer id %d, epoch %d: %s", *self.producer, end.error)
         asked_in_vain = self.state is _S.INITIALIZING and end.expected == self._expected
         # A partition that knows a newer epoch than the coordinator is put right by an abort; nothing else is.
         beyond_help = end.fate is EpochFate.UNEXPLAINED and not isinstance(refusal, InvalidProducerEpoch)
