@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import gc
 import importlib.metadata
 import inspect
 import logging
@@ -13,7 +14,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -415,19 +417,19 @@ class Ottla:
             ListenerError and others: what made a listener fail for good.
         """
         self.use_broker_process()
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(RUN_SWITCH_INTERVAL_SECONDS)
         stop = threading.Event()
         restore = _stop_on_signals(stop)
         try:
-            with self:
+            with _process_of_an_application(), self:
+                # What is there now is there to the end: the cycle collector need not walk through it ever again.
+                gc.collect()
+                gc.freeze()
                 self._wait(stop, until_idle)
                 failed = [c for c in self.listeners.values() if c.state is ContainerState.FAILED]
             if failed and failed[0].reason is not None:
                 raise failed[0].reason
         finally:
             restore()
-            sys.setswitchinterval(before)
 
     def _wait(self, stop: threading.Event, until_idle: float | None) -> None:
         interval = 0.2 if until_idle is None else min(0.2, until_idle / 4)
@@ -554,6 +556,18 @@ def _refuse_event_loop(what: str, instead: str) -> None:
     except RuntimeError:
         return
     raise RuntimeError(f"{what} would block the event loop that runs on this thread; use {instead}")
+
+
+@contextmanager
+def _process_of_an_application() -> Iterator[None]:
+    """Settings of the interpreter that are not a library's to make; what was before is put back."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(RUN_SWITCH_INTERVAL_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
 
 
 def _stop_on_signals(stop: threading.Event) -> Callable[[], None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -377,6 +379,22 @@ def test_a_failing_hook_of_an_async_application_is_raised_after_the_stop(make_ap
         return container.state
 
     assert asyncio.run(main()) is ContainerState.STOPPED
+
+
+def test_run_tunes_the_interpreter_for_its_time_and_puts_all_back(make_app: Any, kafka_topic: str) -> None:
+    app, seen = make_app(), []
+    before = sys.getswitchinterval()
+
+    @app.listener(kafka_topic)
+    def note(order: Order) -> None: ...
+
+    @app.on_stopping
+    def look() -> None:
+        seen.append((sys.getswitchinterval(), gc.get_freeze_count() > 0))
+
+    app.run(until_idle=0.2)
+    assert seen == [(pytest.approx(0.0005), True)]
+    assert (sys.getswitchinterval(), gc.get_freeze_count()) == (before, 0)
 
 
 def test_resuming_a_partition_does_not_undo_the_pause_of_its_container(make_app: Any, kafka_topic: str) -> None:
