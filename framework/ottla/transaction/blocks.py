@@ -181,7 +181,8 @@ class TransactionBlock:
     async def _begin_database(self, tx: Transaction, side: Side) -> None:
         if self._database is not None and not any(known is self._database for known, _ in tx.databases):
             database = importlib.import_module("ottla.transaction.database")  # few need it, and it is not small
-            tx.databases.append((self._database, await side.invoke(database.begin, self._database)))
+            begun = await side.invoke(database.begin, self._database)
+            tx.databases = [*tx.databases, (self._database, begun)]
 
     async def _exit(self, side: Side, error: BaseException | None) -> None:
         tx = self._tx

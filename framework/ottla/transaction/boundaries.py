@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ottla.client.producer.transaction_tables import TransactionState as ProducerState
 from ottla.errors import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ottla.transaction")
 
 _OPEN = (TransactionState.OPEN, TransactionState.PREPARING)
+_NO_OFFSETS: Final[list[tuple[Any, Any]]] = [(None, None)]
 
 
 async def begin(factory: ProducerFactory, side: Side, *, prefix: str | None, timeout: float | None) -> Transaction:
@@ -141,7 +142,7 @@ async def _commit_databases(tx: Transaction, side: Side) -> None:
             if tx.databases_committed:
                 error.add_note(f"{tx.databases_committed} database transactions before it are committed")
             raise
-        tx.databases.pop(0)
+        tx.databases = tx.databases[1:]
         tx.databases_committed += 1
 
 
@@ -157,14 +158,15 @@ async def _commit_kafka(tx: Transaction, side: Side) -> None:
     if not tx.step(TransactionState.ENDING, *_OPEN):
         await _await_timed_out(tx, side)
         raise tx.timed_out()
-    await _no_more_senders(tx, side)
+    if tx.has_senders:
+        await _no_more_senders(tx, side)
     failure: BaseException | None = None
     cancelled: BaseException | None = None
     try:
-        *others, last = tx.take_offsets() or [(None, None)]
-        for metadata, offsets in others:
-            await side.send_offsets(tx.producer, offsets, metadata)
-        cancelled = await side.commit(tx.producer, last[1], last[0])
+        *others, (metadata, offsets) = tx.take_offsets() or _NO_OFFSETS
+        for group, places in others:
+            await side.send_offsets(tx.producer, places, group)
+        cancelled = await side.commit(tx.producer, offsets, metadata)
     except BaseException as error:  # noqa: BLE001 - raised below, or what it was the consequence of
         failure = error
     if failure is not None:

@@ -24,7 +24,7 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
@@ -36,6 +36,7 @@ from ottla.transaction import context
 from ottla.transaction.producer_pool import PooledProducer
 
 if TYPE_CHECKING:
+    from ottla.transaction.limits import TransactionLimits
     from ottla.transaction.producer_pools import ProducerPools
 
 logger = logging.getLogger("ottla.transaction")
@@ -85,33 +86,34 @@ _OPEN = TransactionState.OPEN
 class Transaction:
     """A transaction: what `with template.transaction() as tx` gives. Any thread that is part of it may use it."""
 
+    # What most transactions never need is here, so that beginning one costs less.
+    synchronizations: Sequence[Any] = ()
+    databases: Sequence[tuple[Any, Any]] = ()
+    """Databases, each with its transaction, that are to be committed first."""
+    databases_committed = 0
+    depth = 1
+    """How many blocks are inside of each other: the one that began it, and those that joined."""
+    rollback_only = False
+    inner_failure: BaseException | None = None
+    rolled_back_inside = False
+    timing_out: concurrent.futures.Future[BaseException | None] | None = None
+    """Its abort by the watchdog, and what went wrong with that."""
+    _failure: SendError | None = None
+    _offsets: Mapping[str, tuple[ConsumerGroupMetadata, dict[TopicPartition, OffsetAndMetadata]]] = {}
+
     def __init__(self, factory: object, pooled: PooledProducer, pools: ProducerPools, timeout: float) -> None:
         self.factory = factory
         self.pooled = pooled
         self.producer = pooled.producer
         self.timeout = timeout
-        self.state = TransactionState.OPEN
+        self.state = _OPEN
         self.deadline = pools.clock() + timeout
-        self.limits = pools.limits
-        self.synchronizations: list[Any] = []
-        self.databases: list[Any] = []
-        """Database transactions that are to be committed first."""
-        self.databases_committed = 0
-        self.depth = 1
-        """How many blocks are inside of each other: the one that began it, and those that joined."""
-        self.rollback_only = False
-        self.inner_failure: BaseException | None = None
-        self.rolled_back_inside = False
         self._pools = pools
         self._lock = threading.Lock()
         self._sending: list[None] = []
         self._futures: deque[SendFuture] = deque()
         self._remember = self._futures.append
         self._send = pooled.producer.send
-        self._failure: SendError | None = None
-        self._offsets: dict[str, tuple[ConsumerGroupMetadata, dict[TopicPartition, OffsetAndMetadata]]] = {}
-        self.timing_out: concurrent.futures.Future[BaseException | None] | None = None
-        """Its abort by the watchdog, and what went wrong with that."""
         pools.watchdog.add(self)
 
     # -- what a user calls ---------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ class Transaction:
             if self.state is not TransactionState.OPEN:
                 raise self._not_open()
             _, known = self._offsets.get(group_metadata.group_id, (None, {}))
-            self._offsets[group_metadata.group_id] = (group_metadata, known | wanted)
+            self._offsets = {**self._offsets, group_metadata.group_id: (group_metadata, known | wanted)}
 
     def set_rollback_only(self) -> None:
         """Abort when the block is left, also if it goes well. In a block that joined, the outer one then raises."""
@@ -182,7 +184,7 @@ class Transaction:
         """
         if self.state is not TransactionState.OPEN:
             raise self._not_open()
-        self.synchronizations.append(synchronization)
+        self.synchronizations = [*self.synchronizations, synchronization]
 
     # -- what the framework calls --------------------------------------------------------------------------------------
 
@@ -249,6 +251,11 @@ class Transaction:
         )
 
     @property
+    def limits(self) -> TransactionLimits:
+        """How long it may be open."""
+        return self._pools.limits
+
+    @property
     def patience(self) -> float:
         """Seconds after which an abort under way has certainly come to its end."""
         return self._pools.patience
@@ -296,9 +303,8 @@ class Transaction:
 
     def take_offsets(self) -> list[tuple[ConsumerGroupMetadata | None, dict[TopicPartition, OffsetAndMetadata] | None]]:
         """The positions that are to be committed with it and have not been sent yet, by group."""
-        offsets = list(self._offsets.values())
-        self._offsets = {}
-        return [*offsets]
+        offsets, self._offsets = self._offsets, {}
+        return [*offsets.values()]
 
     def first_failure(self) -> SendError | None:
         """The first send that failed by itself, in the order of the calls: not as a consequence of another failure."""
