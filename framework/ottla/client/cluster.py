@@ -440,6 +440,8 @@ class Cluster:
                     self.changed()
 
             connection = await Connection.open(node, self._options(lane, reach.failures), lost)
+            if not connection.is_usable:  # lost before this task had its turn; `lost` did not know it as the channel's
+                raise Disconnected(f"{node} closed the connection")
         except (Disconnected, NoAnswer) as error:
             reach.failures += 1
             reach.retry_at_ms = self.now_ms() + self._reconnect.pause_ms(reach.failures)

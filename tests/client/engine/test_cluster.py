@@ -9,6 +9,7 @@ import pytest
 
 from ottla.client.cluster import Cluster, CoordinatorKind, Lane, Purpose, TopicInterest
 from ottla.client.config import ClientConfig
+from ottla.client.connection import Connection
 from ottla.errors import Disconnected, GroupAuthorizationFailed, NoAnswer
 from ottla_wire.messages.find_coordinator import Coordinator, FindCoordinatorResponse
 from ottla_wire.messages.metadata import (
@@ -78,6 +79,28 @@ def test_many_callers_open_one_connection() -> None:
                 *(cluster.send(1, MetadataRequest(topics=[]), purpose=Purpose.FETCH) for _ in range(20))
             )
             assert broker.connections - before == 1
+            await cluster.close()
+
+    run(scenario())
+
+
+def test_a_connection_that_is_lost_while_it_is_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    agree, lost = Connection._agree_on_versions, []
+
+    async def agree_and_lose(self: Connection) -> None:
+        await agree(self)
+        if not lost:  # the broker's last words and the end of the connection come together
+            lost.append(self)
+            self.fail(Disconnected("gone"))
+
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            cluster = cluster_of(broker.address)
+            await cluster.refresh()
+            monkeypatch.setattr(Connection, "_agree_on_versions", agree_and_lose)
+            with pytest.raises(Disconnected):
+                await cluster.send(1, MetadataRequest(topics=[]), purpose=Purpose.FETCH)
+            await cluster.send(1, MetadataRequest(topics=[]), purpose=Purpose.FETCH)
             await cluster.close()
 
     run(scenario())

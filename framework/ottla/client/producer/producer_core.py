@@ -14,7 +14,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import time_ns
@@ -299,7 +299,11 @@ class ProducerCore(TransactionMethods):
             return
         if not self._engine.is_io_thread:  # there nobody could bring the answers: what is left fails
             wait_for_all(left, timeout)
-        self._end_close()
+        stop = self._last_step()
+        if stop is not None and self._engine.is_io_thread:
+            asyncio.get_running_loop().create_task(stop)
+        elif stop is not None:
+            self._engine.submit(stop).result(STOP_SECONDS)
         if self._owns_engine:
             self._engine.close()
 
@@ -309,7 +313,10 @@ class ProducerCore(TransactionMethods):
         if left is None:
             return
         await await_all(left, timeout)
-        self._end_close()
+        stop = self._last_step()
+        if stop is not None:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._engine.call(stop)
         if self._owns_engine:
             await asyncio.to_thread(self._engine.close)
 
@@ -328,13 +335,9 @@ class ProducerCore(TransactionMethods):
         self._wake()
         return self._unfinished()
 
-    def _end_close(self) -> None:
-        if self._task is not None and not self._engine.is_closed:
-            stop = self._task.stop()
-            if self._engine.is_io_thread:
-                asyncio.get_running_loop().create_task(stop)
-            else:
-                asyncio.run_coroutine_threadsafe(stop, self._engine.loop).result(STOP_SECONDS)
+    def _last_step(self) -> Coroutine[Any, Any, None] | None:
+        """What ends the sender, to be run on the I/O loop."""
+        return None if self._task is None or self._engine.is_closed else self._task.stop()
 
     # --- what both faces offer under the same names
 
