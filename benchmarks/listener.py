@@ -3,8 +3,8 @@
 The topic holds JSON orders of about 100 bytes. FastStream is measured in its default mode (offsets committed in the
 background, whether or not the handler is done: at most once), and in its at-least-once modes: one record and one commit
 at a time, and, its fastest, a list of records and one commit for each list. It logs nothing, which is faster than its
-default. Ours commits after its polls, at least once, in all modes. Both run as applications do: ours by `app.run()`, its
-own broker on an event loop.
+default. Ours commits after its polls, at least once, in all modes. Each runs as its applications do: ours by
+`app.run()`, the other one on an event loop.
 """
 
 from __future__ import annotations
