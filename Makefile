@@ -50,8 +50,8 @@ format: $(VENV)/.dev ## write what `make check` asks of the format
 bench: $(VENV)/.peers ## ours beside its peers, about half an hour: make bench [ARGS="--rounds 1 --only produce --help"]
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(VENV)/.peers ## what takes too long for every change: 20 rounds of kill -9, 2,000 examples for each property
-	OTTLA_CRASH_ROUNDS=20 $(BIN)/python -m pytest tests/crash $(ARGS)
+soak: $(VENV)/.peers ## what takes too long for every change: kills, 20,000 simulated seeds, 2,000 examples for each property
+	OTTLA_CRASH_ROUNDS=20 OTTLA_SIMULATION_SEEDS=20000 $(BIN)/python -m pytest tests/crash tests/simulation $(ARGS)
 	$(BIN)/python -m pytest tests --hypothesis-profile=soak -m "not crash" $(ARGS)
 
 peers: $(VENV)/.peers ## the other clients and brokers that tests and benchmarks compare with

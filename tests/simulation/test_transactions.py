@@ -1,0 +1,44 @@
+"""1,000 seeds of transactions under trouble, in virtual time; what that is, `support/simulation` says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "1000"))
+PROCESSES = 2
+
+
+def _simulation(*arguments: str) -> subprocess.Popen[str]:
+    """The simulation has a process to itself: it bends the clock, and chance."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTTLA_")}
+    environment |= {"PYTHONHASHSEED": "0", "PYTHONPATH": str(SUPPORT)}
+    command = [sys.executable, "-m", "simulation", *arguments]
+    return subprocess.Popen(
+        command, env=environment, cwd=SUPPORT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+@pytest.mark.timeout(7200)
+def test_no_aborted_read_no_torn_lost_or_hanging_transaction_exactly_one_output_for_each_input() -> None:
+    share = -(-SEEDS // PROCESSES)
+    running = [_simulation("--seeds", f"{first}-{min(first + share, SEEDS) - 1}") for first in range(0, SEEDS, share)]
+    found = [process.communicate()[0] for process in running]
+
+    assert all(process.returncode == 0 for process in running), "\n".join(found)
+
+
+def test_a_seed_is_the_same_every_time() -> None:
+    """Or a red build could not be repeated: `python -m simulation --seed N --trace`, with tests/support on the path."""
+    running = [_simulation("--seed", "7", "--trace") for _ in range(2)]
+    first, second = (process.communicate(timeout=100)[0].splitlines() for process in running)
+
+    assert first[-1] == second[-1]
+    assert "committed" in first[-1]
