@@ -4,6 +4,9 @@ Version 1 of the protocol (EndTxn up to version 4) knows the producer by its epo
 the epoch in use is meant for the transaction that is there. So an EndTxn that was delayed ends the next one
 (KAFKA-17754). In version 2 (EndTxn 5) the epoch changes with each end: one that is one behind is a retry of the last
 end, and answered as such.
+
+Only of an end of version 2, though. After one of version 1 the epoch before is that of a producer that was fenced;
+Apache Kafka takes its abort for a retry, and gives it the epoch of the producer that is alive.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Final
 
 from ottla_broker.coordinator.transaction_state import (
     LAST_CLIENT_EPOCH,
+    TRANSACTIONS_V2,
     TransactionMetadata,
     TransactionState,
 )
@@ -99,7 +103,9 @@ def epoch_of(metadata: TransactionMetadata, producer_id: int, producer_epoch: in
         return Epoch.RETRY
     if producer_epoch == metadata.producer_epoch:
         return Epoch.CURRENT
-    return Epoch.RETRY if producer_epoch == metadata.producer_epoch - 1 else Epoch.OTHER
+    if metadata.transaction_version >= TRANSACTIONS_V2 and producer_epoch == metadata.producer_epoch - 1:
+        return Epoch.RETRY
+    return Epoch.OTHER
 
 
 def is_retry_over_overflow(metadata: TransactionMetadata, producer_id: int, producer_epoch: int) -> bool:

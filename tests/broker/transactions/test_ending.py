@@ -329,3 +329,14 @@ def test_a_delayed_end_of_version_1_does_which_is_why_there_is_a_version_2() -> 
     transactions.added(producer, T1, version=3)
     assert transactions.ended(producer, commit=False, version=4) == (-1, -1)
     assert transactions.leaders.markers[-1].partition == T1
+
+
+def test_who_was_fenced_is_not_given_the_epoch_of_a_living_producer_of_version_1() -> None:
+    """Apache Kafka does that: one epoch behind a Complete state it sees a retry, whoever ended the transaction."""
+    transactions = Transactions()
+    old = transactions.started()
+    living = transactions.begun(T0, version=3)
+    transactions.ended(living, version=4, commit=False)
+    for commit in (False, True):
+        assert transactions.ended(old, commit=commit) == "ProducerFenced"
+    assert transactions.added(living, T1, version=3) == ""

@@ -101,7 +101,7 @@ class Model:
         over_the_overflow = producer == (self.id_before, 32_766) and self.epoch == 0
         if producer[0] != self.producer_id and not over_the_overflow:
             return "InvalidProducerIdMapping"
-        is_retry = over_the_overflow or producer[1] == self.epoch - 1
+        is_retry = over_the_overflow or (producer[1] == self.epoch - 1 and self.last_version == 2)
         if is_retry:
             if self.open is not None or not self.last_result:
                 return "ProducerFenced"
