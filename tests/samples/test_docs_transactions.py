@@ -32,6 +32,7 @@ def test_the_code_of_the_page_is_one_application_that_does_what_it_says(
 
     for topic in seen:
         watch(topic)
+
     def fail_after_placing(number: int) -> None:
         with app.template.transaction():
             scope["place"](order(id=number, amount=8))
