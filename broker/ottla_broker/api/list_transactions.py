@@ -6,10 +6,10 @@ loading the list would not be complete: COORDINATOR_LOAD_IN_PROGRESS.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ottla_broker.coordinator.transaction_queries import TransactionFilter, states_named
+from ottla_broker.linear_pattern import LinearPattern, PatternError
 from ottla_wire.errors import InvalidRegularExpression
 from ottla_wire.messages.list_transactions import ListTransactionsRequest, ListTransactionsResponse
 
@@ -35,12 +35,12 @@ def handle(
     )
 
 
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+def _compiled(pattern: str | None) -> LinearPattern | None:
     if not pattern:
         return None
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        return LinearPattern(pattern)
+    except PatternError as error:
         raise InvalidRegularExpression(
             f"Transaction ID pattern `{pattern}` is not a valid regular expression: {error}."
         ) from None

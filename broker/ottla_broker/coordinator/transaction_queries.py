@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ottla_broker.coordinator.transaction_id import TransactionalId
     from ottla_broker.coordinator.transaction_shard import TransactionShard
     from ottla_broker.coordinator.transaction_state import TransactionMetadata
+    from ottla_broker.linear_pattern import LinearPattern
 
 
 class TransactionFilter(NamedTuple):
@@ -30,7 +30,7 @@ class TransactionFilter(NamedTuple):
     states: Collection[TransactionState] | None
     producer_ids: Collection[int]
     longer_than_ms: int
-    pattern: re.Pattern[str] | None
+    pattern: LinearPattern | None
 
     def matches(self, transactional_id: str, metadata: TransactionMetadata, wall_ms: int) -> bool:
         """Whether an id is to be listed."""
@@ -40,7 +40,7 @@ class TransactionFilter(NamedTuple):
             return False
         if self.longer_than_ms >= 0 and wall_ms - metadata.start_ms <= self.longer_than_ms:
             return False
-        return self.pattern is None or self.pattern.fullmatch(transactional_id) is not None
+        return self.pattern is None or self.pattern.matches(transactional_id)
 
 
 def states_named(names: Collection[str]) -> tuple[Collection[TransactionState] | None, list[str]]:
