@@ -65,7 +65,8 @@ class ProducerFactory:
         self._max_age = max_age
         self._engine = engine
         self._lock = threading.Lock()
-        self._producer: KafkaProducer | None = None
+        self.shared: KafkaProducer | None = None
+        """The shared producer, if it was made and is open. `producer()` makes it."""
         self._pools: ProducerPools | None = None
         self._closed = False
         self.parent: ProducerFactory | None = None
@@ -78,14 +79,14 @@ class ProducerFactory:
             ConfigError: a setting is wrong.
             RuntimeError: the factory is closed.
         """
-        producer = self._producer
+        producer = self.shared
         if producer is not None:
             return producer
         with self._lock:
             self._check_open()
-            if self._producer is None:
-                self._producer = self._make()
-            return self._producer
+            if self.shared is None:
+                self.shared = self._make()
+            return self.shared
 
     def settings(self) -> dict[str, Any]:
         """The client settings of the next producer."""
@@ -108,7 +109,7 @@ class ProducerFactory:
     @property
     def is_started(self) -> bool:
         """Whether the shared producer has been made, so that there may be something to flush."""
-        return self._producer is not None
+        return self.shared is not None
 
     def _check_open(self) -> None:
         if self._closed:
@@ -213,7 +214,7 @@ class ProducerFactory:
         Transactions that are open come to their own end; their producers are closed then.
         """
         with self._lock:
-            producer, self._producer = self._producer, None
+            producer, self.shared = self.shared, None
             pools, self._pools = self._pools, None
         if producer is not None:
             producer.close(timeout)

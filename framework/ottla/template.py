@@ -17,6 +17,7 @@ from ottla_wire.records import ConsumerRecord
 
 Headers = Mapping[str, bytes | str | None] | Sequence[tuple[str, bytes | str | None]]
 _NOT_GIVEN: Any = object()
+_frame = current_frame.get  # one object for all sends: Python makes a new one where it is looked up
 OnSend = Callable[[ProducerRecord], ProducerRecord]
 
 
@@ -54,6 +55,7 @@ class KafkaTemplate:
         self._refuses: bool | None = False if allow_non_transactional else None
         self._on_success = on_success
         self._on_error = on_error
+        self._has_callbacks = on_success is not None or on_error is not None
         self._interceptors = tuple(interceptors)
         self._consumer_factory = consumer_factory
 
@@ -103,16 +105,17 @@ class KafkaTemplate:
             topic, value, key = record.topic, record.value, record.key
             partition, timestamp_ms, headers = record.partition, record.timestamp_ms, record.headers
         future: SendFuture
-        frame = current_frame.get()
+        frame = _frame()
         if frame is None:
             if self._refuses is not False:
                 self._check_non_transactional()
-            future = self.producer_factory.producer().send(topic, value, key, partition, timestamp_ms, headers)
+            producer = self.producer_factory.shared or self.producer_factory.producer()
+            future = producer.send(topic, value, key, partition, timestamp_ms, headers)
         elif frame.factory is self.producer_factory and frame.transaction is not None:
             future = frame.transaction.send(topic, value, key, partition, timestamp_ms, headers)
         else:
             future = self._send_inside_of_others(topic, value, key, partition, timestamp_ms, headers)
-        if self._on_success is not None or self._on_error is not None:
+        if self._has_callbacks:
             future.add_callback(self._on_success or _ignore, self._on_error)
         return future
 

@@ -110,6 +110,13 @@ def test_without_a_key_the_sticky_partition_is_taken_and_none_if_there_is_none(r
         (TOPIC, b"v", b"k", 1, 1.5),
         (TOPIC, b"v", b"k", 1, 1 << 63),
         (TOPIC, b"v", b"k", 1, 1, {}),
+        (TOPIC, b"v", b"k", 1, 1, [("a",)]),
+        (TOPIC, b"v", b"k", 1, 1, [["a", b"1"]]),
+        (TOPIC, b"v", b"k", 1, 1, [(b"a", b"1")]),
+        (TOPIC, b"v", b"k", 1, 1, [("a", 1)]),
+        (TOPIC, b"v", b"k", 1, 1, [("a", bytearray(b"1"))]),
+        (TOPIC, b"v", b"k", 1, 1, [("a", "\ud800")]),
+        (TOPIC, b"v", b"k", 1, 1, [("a", b"1"), ("\ud800", b"1")]),
         (type("Topic", (str,), {})(TOPIC), b"v", b"k"),
     ],
 )
@@ -127,6 +134,15 @@ def test_serialized_records_carry_their_headers(records: ModuleType) -> None:
     (stored,) = topic.stored(0)
     assert stored.headers == (("a", b"1"), ("b", None))
     assert future.record == records.ProducerRecord(TOPIC, [], "k", 0, 5, headers)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_plain_headers_need_no_serializer(records: ModuleType, kind: Any) -> None:
+    topic = Topic(records)
+    headers = kind([("a", b"1"), ("ä", "ö"), ("none", None)])
+    future = topic.open.send(TOPIC, b"v", None, 0, 5, headers)
+    assert topic.stored(0)[0].headers == (("a", b"1"), ("ä", "ö".encode()), ("none", None))
+    assert future.record.headers is headers
 
 
 def test_a_closed_batch_refuses_what_comes_later(records: ModuleType) -> None:
@@ -164,9 +180,15 @@ def test_a_topic_without_partitions_takes_nothing(records: ModuleType) -> None:
 
 
 plain = st.none() | st.binary(max_size=40) | st.text(max_size=20)
+header = st.tuples(st.text(max_size=3) | st.just("\ud800"), st.none() | st.binary(max_size=3) | st.text(max_size=2))
 sends = st.tuples(
-    st.just("send"), plain, plain, st.none() | st.integers(-1, 4), st.none() | st.integers(-1, 1 << 63)
-).map(lambda made: (*made, None))
+    st.just("send"),
+    plain | st.just("\ud800"),
+    plain,
+    st.none() | st.integers(-1, 4),
+    st.none() | st.integers(-1, 1 << 63),
+    st.none() | st.lists(header, max_size=2),
+)
 appends = st.tuples(
     st.just("append"),
     st.none() | st.binary(max_size=40),
@@ -202,7 +224,7 @@ def _append(topic: Topic, step: Any) -> Any:
     if form == "send" and timestamp_ms is None:
         timestamp_ms = 4  # each twin would read its own clock
     if form == "send":
-        future = topic.open.send(TOPIC, value, key, partition, timestamp_ms)
+        future = topic.open.send(TOPIC, value, key, partition, timestamp_ms, headers)
     else:
         future = topic.open.append(TOPIC, value, key, headers or None, value, key, partition, timestamp_ms)
     places = [index for index, builder in enumerate(topic.builders) if future in list(builder.futures)]

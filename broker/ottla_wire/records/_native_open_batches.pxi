@@ -42,6 +42,39 @@ cdef inline object plain_bytes(data, Span* span):
     return None
 
 
+cdef tuple plain_headers(headers):
+    """A tuple of (text, bytes or text or None), which `BatchWriter.put` takes without failing; None for anything else."""
+    cdef tuple given
+    if type(headers) is list:
+        given = tuple(<list>headers)
+    elif type(headers) is tuple:
+        given = <tuple>headers
+    else:
+        return None
+    for header in given:
+        if not PyTuple_CheckExact(header) or PyTuple_GET_SIZE(header) != 2:
+            return None
+        value = <object>PyTuple_GET_ITEM(header, 1)
+        if not is_encodable(<object>PyTuple_GET_ITEM(header, 0)):
+            return None
+        if not (value is None or PyBytes_CheckExact(value) or is_encodable(value)):
+            return None
+    return given
+
+
+cdef bint is_encodable(text):
+    """Whether it is text that UTF-8 can express."""
+    cdef Py_ssize_t size
+    if not PyUnicode_CheckExact(text):
+        return False
+    if not PyUnicode_IS_COMPACT_ASCII(text):
+        try:
+            PyUnicode_AsUTF8AndSize(text, &size)
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
 cdef inline bint plain_number(value, int64_t* number) noexcept:
     """Whether it is an int of at most 64 bits and not negative."""
     cdef int overflow = 0
@@ -100,13 +133,16 @@ cdef class OpenTopics:
     def send(self, topic, value=None, key=None, partition=None, timestamp_ms=None, headers=None):
         """Send what needs no serializer, or return None: then nothing has happened, and it has to go another way."""
         cdef Span raw_value, raw_key
+        cdef tuple fixed_headers = None
         if headers is not None:
-            return None
+            fixed_headers = plain_headers(headers)
+            if fixed_headers is None:
+                return None
         value_holder = plain_bytes(value, &raw_value)
         key_holder = plain_bytes(key, &raw_key)
         if raw_value.size == NOT_PLAIN or raw_key.size == NOT_PLAIN:
             return None
-        return self.put(topic, &raw_value, &raw_key, None, value, key, partition, timestamp_ms, None)
+        return self.put(topic, &raw_value, &raw_key, fixed_headers, value, key, partition, timestamp_ms, headers)
 
     def append(
         self, topic, raw_value, raw_key, raw_headers, original_value=None, original_key=None, partition=None,
@@ -114,7 +150,11 @@ cdef class OpenTopics:
     ):
         """The same of a record whose key, value and headers are bytes already."""
         cdef Span value, key
-        cdef tuple fixed_headers = None if raw_headers is None else as_headers(raw_headers)
+        cdef tuple fixed_headers = None
+        if raw_headers is not None:
+            fixed_headers = plain_headers(raw_headers)
+            if fixed_headers is None:
+                return None
         value_holder = plain_bytes(raw_value, &value)
         key_holder = plain_bytes(raw_key, &key)
         if value.size == NOT_PLAIN or key.size == NOT_PLAIN:

@@ -79,10 +79,8 @@ class OpenTopics:
         timestamp_ms: Any = None,
         headers: Any = None,
     ) -> SendFuture | None:
-        """Send what needs no serializer: key and value are bytes, text or None, and there are no headers."""
-        if headers is not None:
-            return None
-        return self.append(topic, value, key, None, value, key, partition, timestamp_ms)
+        """Send what needs no serializer: key and value are bytes, text or None, and so are the values of headers."""
+        return self.append(topic, value, key, headers, value, key, partition, timestamp_ms)
 
     def append(
         self,
@@ -98,6 +96,8 @@ class OpenTopics:
         """Send what was serialized: key, value and headers are what goes into the batch."""
         value, key = _plain_bytes(raw_value), _plain_bytes(raw_key)
         if type(topic) is not str or value is _NOT_PLAIN or key is _NOT_PLAIN:
+            return None
+        if raw_headers is not None and not _are_plain_headers(raw_headers):
             return None
         if not (_is_plain_number(partition) and _is_plain_number(timestamp_ms)):
             return None
@@ -118,6 +118,17 @@ def _plain_bytes(data: Any) -> Any:
         except UnicodeEncodeError:
             return _NOT_PLAIN
     return data if data is None or type(data) is bytes else _NOT_PLAIN
+
+
+def _are_plain_headers(headers: Any) -> bool:
+    if type(headers) not in (list, tuple):
+        return False
+    for header in headers:
+        if type(header) is not tuple or len(header) != 2 or type(header[0]) is not str:
+            return False
+        if _NOT_PLAIN in (_plain_bytes(header[0]), _plain_bytes(header[1])):
+            return False
+    return True
 
 
 def _is_plain_number(value: Any) -> bool:

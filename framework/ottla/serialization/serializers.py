@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ottla.errors import ConfigError, SerializationError
 
@@ -13,6 +14,9 @@ Headers = list[tuple[str, bytes | None]]
 
 Serializer = Callable[[str, Headers, Any], bytes | None]
 """`(topic, headers, data) -> bytes`, or None for no value at all."""
+
+_BYTES_LIKE: Final = (bytes, bytearray, memoryview)
+_NUMBERS: Final = (int, float)
 
 HeadersGiven = Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]]
 """Headers as a sender may give them."""
@@ -24,19 +28,32 @@ def serialize_value(topic: str, headers: Headers, value: Any) -> bytes:
     Raises:
         SerializationError: the value is nothing that JSON holds.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is bytes:
         return value  # type: ignore[no-any-return]
-    if kind is str:
-        return value.encode()  # type: ignore[no-any-return]
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, str):
-        return value.encode()
+    return _form_of(kind)(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _form_of(kind: type) -> Callable[[Any], bytes]:
+    """What makes bytes of the values of a type; found out once for each type."""
+    if issubclass(kind, _BYTES_LIKE):
+        return bytes
+    if issubclass(kind, str):
+        return str.encode
     dump = getattr(kind, "model_dump_json", None)
-    if dump is not None:
-        return dump(value, by_alias=True).encode()  # type: ignore[no-any-return]
-    return _json(value)
+    if dump is None:
+        return _json
+    from pydantic import BaseModel
+
+    if dump is BaseModel.model_dump_json:
+        return _model_json
+    return lambda model: dump(model, by_alias=True).encode()
+
+
+def _model_json(model: Any) -> bytes:
+    """As `model_dump_json` does it, but bytes, which need no way over text."""
+    return model.__pydantic_serializer__.to_json(model, by_alias=True)  # type: ignore[no-any-return]
 
 
 def serialize_key(topic: str, headers: Headers, key: Any) -> bytes:
@@ -48,7 +65,9 @@ def serialize_key(topic: str, headers: Headers, key: Any) -> bytes:
     Raises:
         SerializationError: the key is a number, or nothing that JSON holds.
     """
-    if isinstance(key, int | float):
+    if type(key) is str:
+        return key.encode()  # what most keys are
+    if isinstance(key, _NUMBERS):
         raise SerializationError(
             f"a key of type {type(key).__name__} has no bytes of its own: send str(key), or name a key_serializer"
         )
@@ -61,24 +80,29 @@ def serialize_headers(headers: HeadersGiven) -> Headers:
     Raises:
         SerializationError: a name is not text, or a value is neither bytes, text nor None.
     """
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    out: Headers = []
-    for pair in pairs:
-        try:
-            name, value = pair
-        except (TypeError, ValueError):
-            raise SerializationError(f"a header is a pair (name, value), got {pair!r}") from None
-        if not isinstance(name, str):
-            raise SerializationError(f"a header's name is text, got {name!r}")
+    pairs = headers.items() if type(headers) is dict or isinstance(headers, Mapping) else headers
+    return [_header(pair) for pair in pairs]
+
+
+def _header(pair: Any) -> tuple[str, bytes | None]:
+    try:
+        name, value = pair
+    except (TypeError, ValueError):
+        raise SerializationError(f"a header is a pair (name, value), got {pair!r}") from None
+    if not isinstance(name, str):
+        raise SerializationError(f"a header's name is text, got {name!r}")
+    try:
+        if not name.isascii():
+            name.encode()
         if isinstance(value, str):
-            value = value.encode()
-        elif value is not None and type(value) is not bytes:
-            if not isinstance(value, bytes | bytearray | memoryview):
-                kind = type(value).__name__
-                raise SerializationError(f"the header {name!r} must be bytes, str or None, got {kind}")
-            value = bytes(value)
-        out.append((name, value))
-    return out
+            return name, value.encode()
+    except UnicodeEncodeError as error:
+        raise SerializationError(f"the header {name!r} cannot be encoded: {error}") from error
+    if value is None or type(value) is bytes:
+        return name, value
+    if not isinstance(value, _BYTES_LIKE):
+        raise SerializationError(f"the header {name!r} must be bytes, str or None, got {type(value).__name__}")
+    return name, bytes(value)
 
 
 class BytesSerializer:
@@ -88,7 +112,7 @@ class BytesSerializer:
         """Return the bytes; `SerializationError` for anything else."""
         if data is None or type(data) is bytes:
             return data
-        if isinstance(data, bytes | bytearray | memoryview):
+        if isinstance(data, _BYTES_LIKE):
             return bytes(data)
         raise SerializationError(f"bytes are expected, got {type(data).__name__}")
 
@@ -161,12 +185,19 @@ def as_serializer(given: Any, setting: str) -> Serializer | None:
     return given  # type: ignore[no-any-return]
 
 
-def _json(value: Any) -> bytes:
-    from pydantic_core import PydanticSerializationError, to_json
+@functools.cache
+def _to_json() -> Callable[..., bytes]:
+    """pydantic's, imported at the first use only."""
+    from pydantic_core import to_json
 
+    return to_json
+
+
+def _json(value: Any) -> bytes:
+    to_json = _to_json()
     try:
         return to_json(value, by_alias=True, inf_nan_mode="null")
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         kind = "dataclass " if dataclasses.is_dataclass(value) else ""
         raise SerializationError(
             f"{kind}{type(value).__name__} has no JSON form ({error}): name a serializer for it"

@@ -96,6 +96,8 @@ def test_every_failure_reaches_the_future(producer: KafkaProducer, new_topic: Ne
     assert isinstance(cause(producer.send(topic, b"v", key=5)), SerializationError)
     assert isinstance(cause(producer.send(topic, "\ud800")), SerializationError)
     assert isinstance(cause(producer.send(topic, b"v", headers=[("h", 5)])), SerializationError)  # type: ignore[list-item]
+    assert isinstance(cause(producer.send(topic, b"v", headers=[("\ud800", b"h")])), SerializationError)
+    assert isinstance(cause(producer.send(topic, b"v", headers={"h": "\ud800"})), SerializationError)
     assert isinstance(cause(producer.send(topic, b"x" * 3000)), MessageTooLarge)
     assert isinstance(cause(producer.send(topic, b"x" * 2_000_000)), MessageTooLarge)
     assert producer.send(topic, b"the next one is not harmed").result(20).offset == 0

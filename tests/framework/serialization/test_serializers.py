@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import enum
 import json
 import uuid
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_serializer
 
 from ottla.errors import ConfigError, ConversionError, SerializationError
 from ottla.serialization import (
@@ -32,6 +33,21 @@ class Order(BaseModel):
     amount: float = Field(serialization_alias="total")
 
 
+class Deferred(Order, defer_build=True):
+    @model_serializer(mode="wrap")
+    def in_capitals(self, handler: Any) -> dict[str, Any]:
+        return {name.upper(): value for name, value in handler(self).items()}
+
+
+class Whispering(Order):
+    def model_dump_json(self, **settings: Any) -> str:
+        return super().model_dump_json(**settings, exclude={"amount"})
+
+
+class Colour(enum.StrEnum):
+    GREEN = "grün"
+
+
 @dataclasses.dataclass
 class Invoice:
     id: int
@@ -46,6 +62,9 @@ class Invoice:
         (memoryview(b"raw"), b"raw"),
         ("grüße", "grüße".encode()),
         (Order(id=1, amount=2.5), b'{"id":1,"total":2.5}'),
+        (Deferred(id=1, amount=2.5), b'{"ID":1,"TOTAL":2.5}'),
+        (Whispering(id=1, amount=2.5), b'{"id":1}'),
+        (Colour.GREEN, "grün".encode()),
         (Invoice(1, datetime.date(2026, 11, 24)), b'{"id":1,"day":"2026-11-24"}'),
         ({"a": [1, None, "x"]}, b'{"a":[1,null,"x"]}'),
         ([Order(id=1, amount=2.5)], b'[{"id":1,"total":2.5}]'),
@@ -56,6 +75,11 @@ class Invoice:
 def test_values_are_encoded_by_their_type(value: Any, encoded: bytes) -> None:
     assert serialize_value("t", [], value) == encoded
     assert type(serialize_value("t", [], value)) is bytes
+
+
+def test_a_model_is_encoded_as_its_own_method_does_it() -> None:
+    order = Order(id=7, amount=0.1)
+    assert serialize_value("t", [], order) == order.model_dump_json(by_alias=True).encode()
 
 
 def test_what_json_does_not_hold_is_refused_with_its_type() -> None:
@@ -80,7 +104,7 @@ def test_headers_may_be_pairs_or_a_mapping_and_text_is_utf8() -> None:
     assert serialize_headers([("a", b"1"), ("a", bytearray(b"2"))]) == [("a", b"1"), ("a", b"2")]
 
 
-@pytest.mark.parametrize("headers", [[("a", 5)], [(5, b"a")], ["abc"], [5]])
+@pytest.mark.parametrize("headers", [[("a", 5)], [(5, b"a")], ["abc"], [5], [("\ud800", b"")], {"a": "\ud800"}])
 def test_what_is_no_header_is_refused(headers: Any) -> None:
     with pytest.raises(SerializationError):
         serialize_headers(headers)

@@ -138,21 +138,15 @@ class ProducerCore(TransactionMethods):
     ) -> SendFuture:
         """What is not plain content for an open batch: it needs a serializer, or a batch."""
         try:
-            raw_headers = [] if headers is None else serialize_headers(headers)
-            raw_key = None if key is None else self._key_bytes(topic, raw_headers, key)
-            raw_value = None if value is None else self._value_bytes(topic, raw_headers, value)
+            raw_headers: Headers = [] if headers is None else serialize_headers(headers)
+            raw_key = None if key is None else _bytes_of("key", self._key_serializer, topic, raw_headers, key)
+            raw_value = None if value is None else _bytes_of("value", self._value_serializer, topic, raw_headers, value)
         except SerializationError as error:
             return self._failed(SendFuture(topic, value, key, partition, timestamp_ms, headers), error)
         future = self._append(topic, raw_value, raw_key, raw_headers or None, value, key, partition, timestamp_ms)
         if future is not None:
             return future
         return self._send_slowly(topic, value, key, partition, timestamp_ms, raw_key, raw_value, raw_headers or None)
-
-    def _key_bytes(self, topic: str, headers: Headers, key: Any) -> bytes | None:
-        return _bytes_of("key", self._key_serializer, topic, headers, key)
-
-    def _value_bytes(self, topic: str, headers: Headers, value: Any) -> bytes | None:
-        return _bytes_of("value", self._value_serializer, topic, headers, value)
 
     def _send_slowly(
         self,
@@ -472,7 +466,7 @@ def _bytes_of(what: str, serializer: Serializer, topic: str, headers: Headers, d
         raise SerializationError(f"the {what} for {topic!r} could not be serialized: {error}") from error
     if raw is None or type(raw) is bytes:
         return raw
-    if isinstance(raw, bytes | bytearray | memoryview):
+    if isinstance(raw, (bytes, bytearray, memoryview)):  # a union would be made at each call
         return bytes(raw)
     raise SerializationError(f"the {what}_serializer for {topic!r} answered {type(raw).__name__} in place of bytes")
 
