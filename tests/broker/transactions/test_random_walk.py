@@ -51,6 +51,7 @@ class Producer:
 
     version: int
     current: tuple[int, int] | None = None
+    former: tuple[int, int] | None = None  # while it starts anew: nothing is written with it any more
     transaction: Transaction | None = None
 
 
@@ -105,15 +106,14 @@ class Walk(RuleBasedStateMachine):
             return
         # What was open is given up: nobody will ask for its commit any more.
         producer.transaction = None
-        expected = producer.current if goes_on and producer.current else (-1, -1)
+        producer.former = producer.current or producer.former
         producer.current = None
+        expected = producer.former if goes_on and producer.former else (-1, -1)
 
         def started(response: Any) -> None:
             if response.error_code == 0:
                 producer.current = (response.producer_id, response.producer_epoch)
                 assert self.owners.setdefault(producer.current, who) == who
-            elif error_name(response.error_code) == "ConcurrentTransactions" and expected != (-1, -1):
-                producer.current = expected
 
         self._asked(self.world.init(expected=expected), started)
 
