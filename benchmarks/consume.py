@@ -7,13 +7,67 @@ fastest way, and looks at each value. The records of the first poll are not coun
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.measuring import FETCH_WAIT_MS, PARTITION_FETCH_BYTES, PARTITIONS, POLL_RECORDS, Job, Meter, run
+
+# What aiokafka and kafka-python call the same.
+_SETTINGS: dict[str, Any] = {
+    "auto_offset_reset": "earliest",
+    "enable_auto_commit": False,
+    "group_id": None,
+    "check_crcs": True,
+    "fetch_max_wait_ms": FETCH_WAIT_MS,
+    "max_partition_fetch_bytes": PARTITION_FETCH_BYTES,
+}
+
+
+class Count:
+    """How many records came, and when the clock starts and stops."""
+
+    def __init__(self, job: Job, meter: Meter) -> None:
+        self._records = job.records
+        self._meter = meter
+        self._first = self._seen = 0
+
+    def goes_on(self) -> bool:
+        """Whether there is more to come; otherwise the clock stops."""
+        if self._seen < self._records:
+            return True
+        self._meter.stop(self._seen - self._first)
+        return False
+
+    def add(self, count: int) -> None:
+        """What one poll brought; the clock starts with the first."""
+        if not count:
+            raise SystemExit("no record came for ten seconds, though there are more")
+        if not self._first:
+            self._first = count
+            self._meter.start()
+        self._seen += count
+
+    def look(self, records: Sequence[Any]) -> None:
+        """One poll's records, each of which is looked at."""
+        self.add(len(records))
+        _look(records)
+
+    def look_by_partition(self, answer: Mapping[Any, Sequence[Any]]) -> None:
+        """The same, of a client that sorts them by partition."""
+        self.add(sum(map(len, answer.values())))
+        for records in answer.values():
+            _look(records)
+
+
+def _look(records: Sequence[Any]) -> None:
+    for record in records:
+        len(record.value or b"")
 
 
 def _ottla(job: Job, meter: Meter) -> None:
     from ottla.client import KafkaConsumer, TopicPartition
 
+    count = Count(job, meter)
     with KafkaConsumer(
         bootstrap_servers=job.bootstrap_servers,
         auto_offset_reset="earliest",
@@ -23,16 +77,8 @@ def _ottla(job: Job, meter: Meter) -> None:
         max_poll_records=POLL_RECORDS,
     ) as consumer:
         consumer.assign([TopicPartition(job.topic, number) for number in range(PARTITIONS)])
-        seen = first = size = 0
-        while seen < job.records:
-            records = consumer.poll(10)
-            if not first:
-                first = len(records)
-                meter.start()
-            for record in records:
-                size += len(record.value or b"")
-            seen += _some(len(records))
-        meter.stop(seen - first)
+        while count.goes_on():
+            count.look(consumer.poll(10))
 
 
 def _confluent(job: Job, meter: Meter) -> None:
@@ -52,18 +98,14 @@ def _confluent(job: Job, meter: Meter) -> None:
         }
     )
     consumer.assign([TopicPartition(job.topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
-    seen = first = size = 0
-    while seen < job.records:
+    count = Count(job, meter)
+    while count.goes_on():
         messages = consumer.consume(POLL_RECORDS, 10)
-        if not first:
-            first = len(messages)
-            meter.start()
+        count.add(len(messages))
         for message in messages:
             if message.error() is not None:
                 raise SystemExit(str(message.error()))
-            size += len(message.value() or b"")
-        seen += _some(len(messages))
-    meter.stop(seen - first)
+            len(message.value() or b"")
     consumer.close()
 
 
@@ -74,66 +116,25 @@ def _aiokafka(job: Job, meter: Meter) -> None:
 async def _aiokafka_async(job: Job, meter: Meter) -> None:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
-    async with AIOKafkaConsumer(
-        bootstrap_servers=job.bootstrap_servers,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        check_crcs=True,
-        fetch_max_wait_ms=FETCH_WAIT_MS,
-        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-    ) as consumer:
+    count = Count(job, meter)
+    async with AIOKafkaConsumer(bootstrap_servers=job.bootstrap_servers, **_SETTINGS) as consumer:
         consumer.assign([TopicPartition(job.topic, number) for number in range(PARTITIONS)])
-        seen = first = size = 0
-        while seen < job.records:
-            answer = await consumer.getmany(timeout_ms=10_000, max_records=POLL_RECORDS)
-            got = sum(map(len, answer.values()))
-            if not first:
-                first = got
-                meter.start()
-            for records in answer.values():
-                for record in records:
-                    size += len(record.value or b"")
-            seen += _some(got)
-        meter.stop(seen - first)
+        while count.goes_on():
+            count.look_by_partition(await consumer.getmany(timeout_ms=10_000, max_records=POLL_RECORDS))
 
 
 def _kafka_python(job: Job, meter: Meter) -> None:
     from kafka import KafkaConsumer, TopicPartition
 
-    consumer = KafkaConsumer(
-        bootstrap_servers=job.bootstrap_servers,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        group_id=None,
-        check_crcs=True,
-        fetch_max_wait_ms=FETCH_WAIT_MS,
-        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-        max_poll_records=POLL_RECORDS,
-    )
+    count = Count(job, meter)
+    consumer = KafkaConsumer(bootstrap_servers=job.bootstrap_servers, max_poll_records=POLL_RECORDS, **_SETTINGS)
     consumer.assign([TopicPartition(job.topic, number) for number in range(PARTITIONS)])
-    seen = first = size = 0
-    while seen < job.records:
-        answer = consumer.poll(10_000)
-        got = sum(map(len, answer.values()))
-        if not first:
-            first = got
-            meter.start()
-        for records in answer.values():
-            for record in records:
-                size += len(record.value or b"")
-        seen += _some(got)
-    meter.stop(seen - first)
+    while count.goes_on():
+        count.look_by_partition(consumer.poll(10_000))
     consumer.close()
 
 
 CLIENTS = {"ottla": _ottla, "confluent-kafka": _confluent, "aiokafka": _aiokafka, "kafka-python": _kafka_python}
-
-
-def _some(count: int) -> int:
-    if not count:
-        raise SystemExit("no record came for ten seconds, though there are more")
-    return count
-
 
 if __name__ == "__main__":
     run(CLIENTS)

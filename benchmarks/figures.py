@@ -136,6 +136,11 @@ _COLUMNS = (
     _Column("nothing_ns", "loop ns", "{nothing_ns:.0f}"),
     _Column("model_to_json_ns", "model to JSON ns", "{model_to_json_ns:.0f}"),
     _Column("send_ns", "send ns", "{send_ns:.0f}"),
+    _Column("send_text_ns", "text ns", "{send_text_ns:.0f}"),
+    _Column("send_headers_ns", "headers ns", "{send_headers_ns:.0f}"),
+    _Column("send_model_ns", "model ns", "{send_model_ns:.0f}"),
+    _Column("template_ns", "template ns", "{template_ns:.0f}"),
+    _Column("template_model_ns", "template, model ns", "{template_model_ns:.0f}"),
     _Column("callback_ns", "add_callback ns", "{callback_ns:.0f}"),
     _Column("all_threads_ns", "send to ack, all threads ns", "{all_threads_ns:.0f}"),
 )

@@ -79,14 +79,15 @@ class Meter:
         self._cpu = _own_cpu_seconds()
         self._wall = time.perf_counter()
 
-    def stop(self, records: int) -> None:
-        """End, and print what was measured."""
+    def stop(self, records: int, **more: float) -> None:
+        """End, and print what was measured, and what the run has measured itself."""
         seconds = time.perf_counter() - self._wall
         report(
             records=records,
             seconds=seconds,
             cpu_seconds=_own_cpu_seconds() - self._cpu,
             broker_cpu_seconds=cpu_seconds_of(self._job.broker_pid) - self._broker,
+            **more,
         )
 
 

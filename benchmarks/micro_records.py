@@ -101,7 +101,8 @@ def aiokafka(count: int, value: bytes) -> Iterator[tuple[str, Callable[[], objec
         add = builder.append
         for offset in range(count):
             add(offset, offset, KEY, value, headers or [])
-        return builder.build()
+        built: bytearray = builder.build()
+        return built
 
     def keys() -> None:
         for _ in range(count):

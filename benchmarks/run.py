@@ -82,13 +82,16 @@ def _fill_orders(broker: Broker, topic: str, records: int, _: int) -> None:
 
 
 CONFLUENT = "confluent-kafka"
+AWAITED = ("ottla, idle", "ottla, busy", "ottla, busy, app.run", "aiokafka, idle", "aiokafka, busy")
 SCENARIOS = (
     Scenario("produce 100 B", "benchmarks.produce", CONFLUENT, 100),
     Scenario("produce 1 KB", "benchmarks.produce", CONFLUENT, 1000, 0.5),
+    Scenario("produce 1 KB, one partition, 50 us of work", "benchmarks.produce_busy", CONFLUENT, 1000, 0.2),
     Scenario("consume 100 B", "benchmarks.consume", CONFLUENT, 100, 2.0, _fill_plain),
     Scenario("consume 1 KB", "benchmarks.consume", CONFLUENT, 1000, 1.0, _fill_plain),
     Scenario("listener", "benchmarks.listener", "faststream, default", share=0.1, fill=_fill_orders),
-    Scenario("send budget", "benchmarks.send_budget", share=0.5),
+    Scenario("send stations", "benchmarks.send_budget", share=0.5, chosen=("stations",)),
+    Scenario("send and await", "benchmarks.send_budget", chosen=AWAITED),
     Scenario("transactions of one record", "benchmarks.transactions", CONFLUENT, share=0.01),
     Scenario("transactions of 100 ms", "benchmarks.transaction_throughput", "without", share=4.0, least_rounds=11),
     Scenario("exactly-once listener", "benchmarks.exactly_once", "at least once", share=0.25, fill=_fill_orders),

@@ -25,16 +25,24 @@ RUN_SWITCH_INTERVAL_SECONDS = 0.0005  # as ottla.app has it
 
 def _stations(job: Job, _: Meter) -> None:
     # Each station alone, on the clock of this thread: the wall clock would count the other thread, too.
-    from ottla.client import KafkaProducer
+    from ottla.producer_factory import ProducerFactory
     from ottla.serialization import serialize_value
+    from ottla.template import KafkaTemplate
 
     value = payload(job.value_bytes)
+    text = value.hex()[: job.value_bytes]
+    headers = [("trace", b"0123456789abcdef")]
     futures: list[Any] = []
 
     def nothing(_: object) -> None:
         pass
 
-    with KafkaProducer(bootstrap_servers=job.bootstrap_servers, linger_ms=LINGER_MS, batch_size=BATCH_BYTES) as sender:
+    factory = ProducerFactory(
+        bootstrap_servers=job.bootstrap_servers, linger_ms=LINGER_MS, batch_size=BATCH_BYTES, buffer_memory=1 << 28
+    )
+    with factory:
+        template = KafkaTemplate(factory)
+        sender = factory.producer()
         sender.send(job.topic, value).result(30)
         send = sender.send
         cpu = time.process_time()
@@ -42,15 +50,26 @@ def _stations(job: Job, _: Meter) -> None:
         calls = _thread_ns(lambda n: futures.append(send(job.topic, value, KEYS[n & 63])), job.records)
         sender.flush(PATIENCE_SECONDS)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    report(
-        records=job.records,
-        nothing_ns=_thread_ns(lambda n: futures.append(n), job.records),
-        model_to_json_ns=_thread_ns(lambda n: serialize_value(job.topic, [], EXAMPLE), job.records),
-        send_ns=calls,
-        callback_ns=_thread_ns(lambda n: futures[n].add_callback(nothing), job.records),
-        all_threads_ns=cpu / job.records * 1e9,
-        seconds=wall,
-    )
+
+        def each(action: Callable[[int], object]) -> float:
+            found = _thread_ns(action, job.records)
+            sender.flush(PATIENCE_SECONDS)
+            return found
+
+        report(
+            records=job.records,
+            nothing_ns=_thread_ns(lambda n: futures.append(n), job.records),
+            model_to_json_ns=_thread_ns(lambda n: serialize_value(job.topic, [], EXAMPLE), job.records),
+            send_ns=calls,
+            send_text_ns=each(lambda n: send(job.topic, text, KEYS[n & 63])),
+            send_headers_ns=each(lambda n: send(job.topic, value, KEYS[n & 63], headers=headers)),
+            send_model_ns=each(lambda n: send(job.topic, EXAMPLE, KEYS[n & 63])),
+            template_ns=each(lambda n: template.send(job.topic, value, key=KEYS[n & 63])),
+            template_model_ns=each(lambda n: template.send(job.topic, EXAMPLE, key=KEYS[n & 63])),
+            callback_ns=_thread_ns(lambda n: futures[n].add_callback(nothing), job.records),
+            all_threads_ns=cpu / job.records * 1e9,
+            seconds=wall,
+        )
 
 
 def _awaited_idle(job: Job, _: Meter) -> None:

@@ -97,6 +97,7 @@ def test_the_smallest_round_measures_our_producer_and_consumer(
     assert [result.scenario for result in results] == [
         "produce 100 B",
         "produce 1 KB",
+        "produce 1 KB, one partition, 50 us of work",
         "consume 100 B",
         "consume 1 KB",
     ]
@@ -105,7 +106,20 @@ def test_the_smallest_round_measures_our_producer_and_consumer(
         assert 0 < measured["records"] <= 2000
         assert measured["seconds"] > 0
         assert measured["cpu_seconds"] > 0
-    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 4
+    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 5
+
+
+@pytest.mark.slow
+def test_the_smallest_round_measures_the_stations_of_a_send(run: ModuleType) -> None:
+    mine = ("stations", "ottla, idle")
+    options = run.Options(rounds=1, records=2000, broker="ours", only=("send",), clients=mine)
+
+    stations, awaited = run.measure_all(options, Console(file=io.StringIO()))
+
+    (found,) = stations.runs["stations"]
+    assert all(found[name] > 0 for name in found)
+    assert {"send_ns", "send_text_ns", "send_model_ns", "template_ns", "callback_ns"} <= set(found)
+    assert awaited.runs["ottla, idle"][0]["latency_ms"] > 0
 
 
 @pytest.mark.slow
