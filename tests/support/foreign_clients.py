@@ -15,6 +15,11 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 WAIT_SECONDS = 40
 
 
+def isolation(committed: bool) -> str:
+    """The isolation level as all configurations spell it."""
+    return "read_committed" if committed else "read_uncommitted"
+
+
 class Rec(NamedTuple):
     """A record as the clients see it. Text only, since the command lines know nothing else."""
 
@@ -47,8 +52,8 @@ class Peer(Protocol):
         """Write, and wait until all is acknowledged."""
         ...
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
-        """Read so many records from the start."""
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
+        """Read so many records from the start; only what is committed, if that is asked for."""
         ...
 
     def member(self, servers: str, topic: str, group: str) -> Member:
@@ -122,11 +127,13 @@ class Ottla:
             for future in sent:
                 future.result(WAIT_SECONDS)
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
         from ottla.client import KafkaConsumer, TopicPartition
 
         found: list[Rec] = []
-        with KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest") as consumer:
+        with KafkaConsumer(
+            bootstrap_servers=servers, auto_offset_reset="earliest", isolation_level=isolation(committed)
+        ) as consumer:
             consumer.assign([TopicPartition(topic, part.index) for part in consumer.partitions_for(topic)])
             check = _deadline()
             while len(found) < count:
@@ -196,10 +203,12 @@ class Confluent:
             }
         )
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
         from confluent_kafka import TopicPartition
 
-        consumer = self._consumer(servers, "unused", **{"enable.auto.commit": False})
+        consumer = self._consumer(
+            servers, "unused", **{"enable.auto.commit": False, "isolation.level": isolation(committed)}
+        )
         found: list[Rec] = []
         try:
             partitions = consumer.list_topics(topic, timeout=WAIT_SECONDS).topics[topic].partitions
@@ -253,11 +262,16 @@ class KafkaPython:
         finally:
             producer.close()
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
         from kafka import KafkaConsumer, TopicPartition
 
         found: list[Rec] = []
-        consumer = KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", enable_auto_commit=False)
+        consumer = KafkaConsumer(
+            bootstrap_servers=servers,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level=isolation(committed),
+        )
         try:
             consumer.assign([TopicPartition(topic, index) for index in consumer.partitions_for_topic(topic)])
             check = _deadline()
@@ -315,15 +329,19 @@ class AioKafka:
             ]
             await asyncio.wait_for(asyncio.gather(*sent), WAIT_SECONDS)
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
-        return asyncio.run(asyncio.wait_for(self._consume(servers, topic, count), WAIT_SECONDS))
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
+        return asyncio.run(asyncio.wait_for(self._consume(servers, topic, count, committed), WAIT_SECONDS))
 
-    async def _consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    async def _consume(self, servers: str, topic: str, count: int, committed: bool) -> list[Rec]:
         from aiokafka import AIOKafkaConsumer
 
         found: list[Rec] = []
         async with AIOKafkaConsumer(
-            topic, bootstrap_servers=servers, auto_offset_reset="earliest", enable_auto_commit=False
+            topic,
+            bootstrap_servers=servers,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level=isolation(committed),
         ) as consumer:
             while len(found) < count:
                 for records in (await consumer.getmany(timeout_ms=200)).values():

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from support.apache_kafka import VERSIONS, java_command
-from support.foreign_clients import CODECS, WAIT_SECONDS, Member, Rec
+from support.foreign_clients import CODECS, WAIT_SECONDS, Member, Rec, isolation
 
 _NULL = "<null>"
 _TOOLS = "org.apache.kafka.tools"
@@ -78,8 +78,9 @@ class Kcat:
                 command += ["-H", f"{name}={value}"]
             run(command, "".join(f"{r.key or ''}\t{r.value or ''}\n" for r in same))  # -Z: what is empty is null
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
         command = ["kcat", "-C", "-b", servers, "-t", topic, "-o", "beginning", "-c", str(count), "-J", "-q"]
+        command += ["-X", f"isolation.level={isolation(committed)}"]
         found = []
         for line in run(command).splitlines():
             told = json.loads(line)
@@ -122,8 +123,9 @@ class Java:
             lines.append("\t".join([headers, _NULL if record.key is None else record.key, record.value or _NULL]))
         run(command, "\n".join(lines) + "\n")
 
-    def consume(self, servers: str, topic: str, count: int) -> list[Rec]:
+    def consume(self, servers: str, topic: str, count: int, *, committed: bool = False) -> list[Rec]:
         command = java("consumer.ConsoleConsumer", "--bootstrap-server", servers, "--topic", topic)
+        command += ["--isolation-level", isolation(committed)]
         command += ["--from-beginning", "--max-messages", str(count), "--timeout-ms", str(WAIT_SECONDS * 1000)]
         for setting in ("print.key=true", "print.headers=true", f"null.literal={_NULL}"):
             command += ["--formatter-property", setting]
