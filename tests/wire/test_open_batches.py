@@ -333,7 +333,9 @@ def test_threads_that_append_while_batches_are_closed_keep_their_order_and_lose_
     for builder in traffic.all:
         if builder.count:
             (batch,) = records.iter_batches(builder.build())
-            values = [record.value.decode() for record in batch.records()]
+            stored = batch.records()
+            assert [record.offset for record in stored] == list(range(batch.count))
+            values = [record.value.decode() for record in stored]
             assert values == [future.record.value for future in builder.futures], (
                 "a record and its future belong together"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -170,7 +171,13 @@ def test_the_native_twin_reads_nothing_behind_the_buffer() -> None:
 
     def run(mode: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", GUARDED, mode], input=text, capture_output=True, text=True, timeout=100, check=False
+            [sys.executable, "-c", GUARDED, mode],
+            env={**os.environ, "OTTLA_PURE": ""},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
         )
 
     assert run("beyond").returncode < 0, "the guard page guards nothing"

@@ -291,6 +291,7 @@ def test_senders_append_without_asking_until_the_batch_is_closed() -> None:
     assert batch.count == 2
     assert fast.send(TOPIC, b"v", None, 0) is None
     assert fast.send(TOPIC, b"v", None, 1) is None, "no batch is open there"
+    assert batch.builder.append_send(1, None, b"v", None, TOPIC) is None, "nor does it take what found it before"
     assert batch.count == 2
 
 
