@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.peer("java", "apache-4.3", "confluent"),
 ]
-EACH, SIZE, PARTITIONS = 2000, 10, 3
+EACH, SIZE, PARTITIONS = 1200, 10, 3
 KILLS_AT = (0.15, 0.4, 0.7)  # of the records that are to be written
 COPYING_SECONDS = 90
 
