@@ -8,10 +8,10 @@ PIP    := $(BIN)/pip --disable-pip-version-check -q
 SOURCES := pyproject.toml $(wildcard broker/ottla_wire/records/*.pyx broker/ottla_wire/records/*.pxi)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench soak peers clean
+.PHONY: help install demo demo-exactly-once test check format bench soak peers clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,13 @@ install: $(VENV)/.installed ## the package, editable, in .venv
 
 demo: $(VENV)/.installed ## the main job on the embedded broker: make demo [INPUT=my.jsonl KEY=field]
 	$(BIN)/python samples/flights/demo.py $(if $(INPUT),--input $(INPUT)) $(if $(KEY),--key $(KEY))
+
+$(VENV)/.database: $(VENV)/.installed
+	$(BIN)/python -c "import sqlalchemy" 2> /dev/null || $(PIP) install -e ".[database]"
+	@touch $@
+
+demo-exactly-once: $(VENV)/.database ## payments while processes are killed, and the proof: make demo-exactly-once [SECONDS=60 SEED=1 WORKERS=3]
+	$(BIN)/python samples/payments/demo.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS))
 
 test: $(VENV)/.peers ## every test; peers that are not there are skipped and listed at the end
 	$(BIN)/python -m pytest $(ARGS)

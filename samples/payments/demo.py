@@ -1,6 +1,6 @@
 """Payments, exactly once, while workers and broker are killed: the demonstration, and its proof.
 
-    python samples/payments/demo.py [--seconds 60] [--seed 1] [--workers 3] [--rate 150] [--database URL] [--keep FOLDER]
+    python samples/payments/demo.py [--seconds 60] [--seed 1] [--workers 3] [--rate 150] [--database URL]
 
 The exit code is not 0 if one of the checks disagrees.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ledger import Ledger
 from models import Payment, Receipt
-from processes import Broker, Chaos, Worker
+from processes import START_SECONDS, Broker, Chaos, Worker
 from proof import ABORT, COMMIT, Evidence, Files, checks, in_the_files, lag, read_committed, unfinished
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -132,6 +132,7 @@ class Demonstration:
                 progress.update(told, completed=len(watcher.told), total=len(payers.sent))
                 return len(watcher.told)
 
+            wait_until(lambda: look() > 0, "the first receipt", START_SECONDS)
             self.chaos.run(self.seconds, look)
             payers.finish()
             progress.update(sent, total=len(payers.sent))
@@ -194,6 +195,14 @@ class Demonstration:
             if child.process is not None:
                 child.kill()
         self.ledger.engine.dispose()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what} did not come within {seconds:g} s")
+        time.sleep(0.02)
 
 
 def summary(demonstration: Demonstration, evidence: Evidence, files: Files, seconds: float) -> None:

@@ -104,6 +104,7 @@ def _engine(url: str) -> Engine:
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; FULL is for power failures, and slow
 
     @event.listens_for(engine, "begin")
     def begins(connection: Connection) -> None:

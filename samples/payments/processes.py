@@ -142,7 +142,7 @@ class Chaos:
         until = time.monotonic() + seconds
         next_blow = time.monotonic() + self._rng.uniform(0.5, 1.0)
         next_broker = time.monotonic() + self._rng.uniform(3.0, 5.0)
-        patience, done = next_blow, 0
+        patience, done, done_at_brokers_end = next_blow, 0, 0
         while (now := time.monotonic()) < until:
             count = look()
             self._do_what_is_due(now)
@@ -150,8 +150,9 @@ class Chaos:
                 self._strike_a_worker(now)
                 next_blow, done = now + self._rng.uniform(0.1, 0.9), count
                 patience = next_blow + (0 if self._rng.random() < 0.1 else PATIENCE_SECONDS)
-            if now >= next_broker:
+            if now >= next_broker and count > done_at_brokers_end:
                 self._strike_the_broker()
+                done_at_brokers_end = count
                 next_broker = time.monotonic() + self._rng.uniform(5.0, 12.0)
             time.sleep(0.01)
         self._do_what_is_due(float("inf"))
