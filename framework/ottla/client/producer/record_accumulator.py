@@ -144,8 +144,7 @@ class RecordAccumulator:
         self._is_transactional = transactions is not None and transactions.transactional_id is not None
         self._batch_bytes = max(1, min(config.batch_size, config.max_request_size))
         self._linger_ms = min(config.linger_ms, config.delivery_timeout_ms)
-        self._in_flight = config.max_in_flight_requests_per_connection
-        self._one_at_a_time = self._in_flight == 1
+        self._one_at_a_time = config.max_in_flight_requests_per_connection == 1
         self._is_behind = False
         self._compression = Compression[config.compression_type.upper()]
         self._level = _level(config)
@@ -276,7 +275,7 @@ class RecordAccumulator:
         queue.open = batch
         self._due_ms = min(self._due_ms, int(now_ms + self._linger_ms) if len(queue.batches) == 1 else now_ms)
         self._active[queue] = None
-        if len(queue.batches) > self._in_flight:
+        if len(queue.batches) > 1:
             self._is_behind = True
         queue.topic.open_batches.begin(queue.index, builder)
         if self._transactions is not None and self._transactions.uses(queue.key, now_ms):
@@ -597,7 +596,7 @@ class RecordAccumulator:
         return due_ms < next_look_ms
 
     def is_behind(self) -> bool:
-        """Whether, since the last call, a batch began behind more waiting ones than may be under way: see `turn`."""
+        """Whether, since the last call, a batch began while another of its partition waited: see `turn`."""
         behind, self._is_behind = self._is_behind, False
         return behind
 

@@ -1,4 +1,4 @@
-"""Turn: a sender whose records pile up lets the I/O thread have the interpreter lock.
+"""Turn: a sender that has filled a batch lets the I/O thread have the interpreter lock.
 
 A thread that computes is asked to give the lock away 5 ms (the switch interval) after another began to wait for it. An
 I/O thread beside it therefore looks at its sockets every 5 ms, and has the broker's answers waiting meanwhile: a
@@ -6,8 +6,7 @@ partition then gets at most five batches in 5 ms, which is 16 MB/s of 16 KiB bat
 library does not change the interval of its user's process; but it may sleep inside its own call until the I/O thread
 has begun its turn, which takes as long as waking two threads.
 
-It does so only where that helps: when more batches of a partition wait than may be under way, and not more often than
-once in a millisecond.
+It does so where a batch begins while another of its partition waits, and not more often than once in a millisecond.
 """
 
 from __future__ import annotations
