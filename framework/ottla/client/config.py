@@ -81,7 +81,7 @@ def one_of(*allowed: str) -> Check:
 
 def not_empty(name: str, value: Any) -> str | None:
     """A text or list with something in it."""
-    return None if value is None or len(value) else f"{name} is empty"
+    return None if value is None or len(value) else f"{name} is empty; give it a value, or leave it out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ class ProducerConfig(ClientConfig):
     partitioner_availability_timeout_ms: int = setting(0, at_least(0))
     partitioner_class: Any = setting(None)
     partitioner_ignore_keys: bool = setting(False)
-    transaction_timeout_ms: int = setting(60_000, at_least(1))
+    transaction_timeout_ms: int = setting(60_000, between(1, 2**31 - 1))
     transactional_id: str | None = setting(None, not_empty)
     value_serializer: Any = setting(None)
 
