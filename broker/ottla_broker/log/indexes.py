@@ -12,9 +12,9 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from itertools import pairwise
+from operator import le, lt
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ottla_broker.log.batch import NO_TIMESTAMP
 from ottla_broker.log.files import Files
@@ -33,16 +33,82 @@ class CorruptIndex(Exception):
     """An index file is not what the log can have written; it is rebuilt."""
 
 
-class OffsetIndex:
-    """(last offset of a batch, position of its first byte), ascending in both."""
+class _SparseIndex:
+    """Entries of two columns, one of which is an offset relative to the base; both ascend.
+
+    Encoding and decoding are done by whole columns: a segment of 1 GiB has a quarter of a million entries.
+    """
+
+    __slots__ = ("_in_file", "_written", "base_offset", "max_entries", "offsets")
+
+    entry_bytes: ClassVar[int]
 
     def __init__(self, base_offset: int, max_bytes: int) -> None:
         self.base_offset = base_offset
-        self.max_entries = max_bytes // OFFSET_ENTRY_BYTES
+        self.max_entries = max_bytes // self.entry_bytes
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of all entries in memory; the file is as it is."""
         self.offsets = array("i")
-        self.positions = array("i")
         self._written = 0  # leading entries that are in the file as they are here
         self._in_file = -1  # entries in the file, -1 if there is none that this index knows
+
+    def truncate(self, offset: int) -> None:
+        """Drop entries of batches that reach `offset` or beyond."""
+        keep = bisect_left(self.offsets, offset - self.base_offset)
+        self._cut(keep)
+        # what is in the file beyond is cut off by the next save
+        self._written = min(self._written, keep)
+
+    def save(self, files: Files, path: Path) -> None:
+        """Bring the file up to date, without making it durable."""
+        if self._written == len(self.offsets) == self._in_file:
+            return
+        start = self._written * self.entry_bytes
+        data = self._encode(self._written)
+        file = files.open(path, create=True)
+        if file.size > start:
+            file.truncate(start)
+        if data:
+            file.append(data)
+        file.close()
+        self._written = self._in_file = len(self.offsets)
+
+    def load(self, files: Files, path: Path) -> None:
+        """Read the file. Raises FileNotFoundError, CorruptIndex."""
+        data = files.read(path)
+        if len(data) % self.entry_bytes:
+            raise CorruptIndex(f"{path.name} holds {len(data)} bytes, which are no whole entries")
+        self._decode(data)
+        self._written = self._in_file = len(self.offsets)
+        if not self._ascends():
+            raise CorruptIndex(f"{path.name} is not in ascending order")
+
+    def _cut(self, keep: int) -> None:
+        del self.offsets[keep:]
+
+    def _encode(self, start: int) -> bytes:
+        raise NotImplementedError
+
+    def _decode(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _ascends(self) -> bool:
+        raise NotImplementedError
+
+
+class OffsetIndex(_SparseIndex):
+    """(last offset of a batch, position of its first byte)."""
+
+    __slots__ = ("positions",)
+
+    entry_bytes = OFFSET_ENTRY_BYTES
+
+    def forget(self) -> None:
+        """Let go of all entries in memory; the file is as it is."""
+        super().forget()
+        self.positions = array("i")
 
     @property
     def is_full(self) -> bool:
@@ -68,50 +134,36 @@ class OffsetIndex:
         """Position of the last entry, 0 without one."""
         return self.positions[-1] if self.positions else 0
 
-    def truncate(self, offset: int) -> None:
-        """Drop entries of batches that reach `offset` or beyond."""
-        keep = bisect_left(self.offsets, offset - self.base_offset)
-        del self.offsets[keep:]
+    def _cut(self, keep: int) -> None:
+        super()._cut(keep)
         del self.positions[keep:]
-        # what is in the file beyond is cut off by the next save
-        self._written = min(self._written, keep)
 
-    def save(self, files: Files, path: Path) -> None:
-        """Bring the file up to date, without making it durable."""
-        if self._written == len(self.offsets) == self._in_file:
-            return
-        interleaved = array("i")
-        for offset, position in zip(self.offsets[self._written :], self.positions[self._written :], strict=True):
-            interleaved.append(offset)
-            interleaved.append(position)
-        _save(files, path, self._written * OFFSET_ENTRY_BYTES, _big_endian(interleaved))
-        self._written = self._in_file = len(self.offsets)
+    def _encode(self, start: int) -> bytes:
+        count = len(self.offsets) - start
+        words = array("i", bytes(count * OFFSET_ENTRY_BYTES))
+        words[0::2] = self.offsets[start:]
+        words[1::2] = self.positions[start:]
+        return _big_endian(words).tobytes()
 
-    def load(self, files: Files, path: Path) -> None:
-        """Read the file. Raises FileNotFoundError, CorruptIndex."""
-        data = files.read(path)
-        if len(data) % OFFSET_ENTRY_BYTES:
-            raise CorruptIndex(f"{path.name} holds {len(data)} bytes, which are no whole entries")
-        interleaved = array("i", data)
-        if sys.byteorder == "little":
-            interleaved.byteswap()
-        self.offsets, self.positions = interleaved[0::2], interleaved[1::2]
-        self._written = self._in_file = len(self.offsets)
-        for column in (self.offsets, self.positions):
-            if column and (column[0] < 0 or any(a >= b for a, b in pairwise(column))):
-                raise CorruptIndex(f"{path.name} is not in ascending order")
+    def _decode(self, data: bytes) -> None:
+        words = _big_endian(array("i", data))
+        self.offsets, self.positions = words[0::2], words[1::2]
+
+    def _ascends(self) -> bool:
+        return all(not column or (column[0] >= 0 and _rises(column)) for column in (self.offsets, self.positions))
 
 
-class TimeIndex:
-    """(largest timestamp so far, last offset of the batch that has it), ascending in both."""
+class TimeIndex(_SparseIndex):
+    """(largest timestamp so far, last offset of the batch that has it)."""
 
-    def __init__(self, base_offset: int, max_bytes: int) -> None:
-        self.base_offset = base_offset
-        self.max_entries = max_bytes // TIME_ENTRY_BYTES
+    __slots__ = ("timestamps",)
+
+    entry_bytes = TIME_ENTRY_BYTES
+
+    def forget(self) -> None:
+        """Let go of all entries in memory; the file is as it is."""
+        super().forget()
         self.timestamps = array("q")
-        self.offsets = array("i")
-        self._written = 0  # leading entries that are in the file as they are here
-        self._in_file = -1  # entries in the file, -1 if there is none that this index knows
 
     @property
     def is_full(self) -> bool:
@@ -136,34 +188,6 @@ class TimeIndex:
         at = bisect_left(self.timestamps, timestamp_ms) - 1
         return self.base_offset + self.offsets[at] if at >= 0 else self.base_offset
 
-    def truncate(self, offset: int) -> None:
-        """Drop entries of batches that reach `offset` or beyond."""
-        keep = bisect_left(self.offsets, offset - self.base_offset)
-        del self.timestamps[keep:]
-        del self.offsets[keep:]
-        self._written = min(self._written, keep)
-
-    def save(self, files: Files, path: Path) -> None:
-        """Bring the file up to date, without making it durable."""
-        if self._written == len(self.offsets) == self._in_file:
-            return
-        pack = _TIME_ENTRY.pack
-        fresh = zip(self.timestamps[self._written :], self.offsets[self._written :], strict=True)
-        _save(files, path, self._written * TIME_ENTRY_BYTES, b"".join(pack(time, offset) for time, offset in fresh))
-        self._written = self._in_file = len(self.offsets)
-
-    def load(self, files: Files, path: Path) -> None:
-        """Read the file. Raises FileNotFoundError, CorruptIndex."""
-        data = files.read(path)
-        if len(data) % TIME_ENTRY_BYTES:
-            raise CorruptIndex(f"{path.name} holds {len(data)} bytes, which are no whole entries")
-        entries = list(_TIME_ENTRY.iter_unpack(data))
-        self.timestamps = array("q", [entry[0] for entry in entries])
-        self.offsets = array("i", [entry[1] for entry in entries])
-        self._written = self._in_file = len(entries)
-        if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(entries)):
-            raise CorruptIndex(f"{path.name} is not in ascending order")
-
     def peek_last(self, files: Files, path: Path) -> tuple[int, int]:
         """The last entry in the file, without reading the others. Raises FileNotFoundError, CorruptIndex."""
         size = files.size(path)
@@ -175,6 +199,28 @@ class TimeIndex:
         timestamp_ms, offset = _TIME_ENTRY.unpack(file.read(TIME_ENTRY_BYTES, size - TIME_ENTRY_BYTES))
         file.close()
         return timestamp_ms, self.base_offset + offset
+
+    def _cut(self, keep: int) -> None:
+        super()._cut(keep)
+        del self.timestamps[keep:]
+
+    def _encode(self, start: int) -> bytes:
+        count = len(self.offsets) - start
+        halves = array("i", _big_endian(self.timestamps[start:]).tobytes())
+        words = array("i", bytes(count * TIME_ENTRY_BYTES))
+        words[0::3], words[1::3] = halves[0::2], halves[1::2]
+        words[2::3] = _big_endian(self.offsets[start:])
+        return words.tobytes()
+
+    def _decode(self, data: bytes) -> None:
+        words = array("i", data)
+        halves = array("i", bytes(len(words) // 3 * 8))
+        halves[0::2], halves[1::2] = words[0::3], words[1::3]
+        self.timestamps = _big_endian(array("q", halves.tobytes()))
+        self.offsets = _big_endian(words[2::3])
+
+    def _ascends(self) -> bool:
+        return _rises(self.timestamps) and all(map(le, self.offsets, self.offsets[1:]))
 
 
 class AbortedTxn(NamedTuple):
@@ -237,16 +283,12 @@ class TransactionIndex:
         return False
 
 
-def _big_endian(values: array[int]) -> bytes:
+def _big_endian(values: array[int]) -> array[int]:
+    """From this machine's order of bytes to that of the files, or back; in place."""
     if sys.byteorder == "little":
         values.byteswap()
-    return values.tobytes()
+    return values
 
 
-def _save(files: Files, path: Path, start: int, data: bytes) -> None:
-    file = files.open(path, create=True)
-    if file.size > start:
-        file.truncate(start)
-    if data:
-        file.append(data)
-    file.close()
+def _rises(column: array[int]) -> bool:
+    return all(map(lt, column, column[1:]))

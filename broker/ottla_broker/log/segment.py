@@ -65,8 +65,9 @@ class Segment:
         self._files = files
         self.folder = folder
         self.base_offset = base_offset
-        path = file_path(folder, base_offset, LOG_SUFFIX)
-        self.log: LogFile = files.open(path, create=True) if is_made else UnmadeFile(path)
+        self.log: LogFile = (
+            files.open(file_path(folder, base_offset, LOG_SUFFIX), create=True) if is_made else UnmadeFile(folder)
+        )
         self.offset_index = OffsetIndex(base_offset, config.segment_index_bytes)
         self.time_index = TimeIndex(base_offset, config.segment_index_bytes)
         self.txn_index = TransactionIndex(file_path(folder, base_offset, TXN_INDEX_SUFFIX))
@@ -275,8 +276,8 @@ class Segment:
     def drop_indexes(self) -> None:
         """Let go of the memory of a sealed segment's indexes, which are in their files."""
         self.save_indexes()
-        self.offset_index = OffsetIndex(self.base_offset, self.offset_index.max_entries * 8)
-        self.time_index = TimeIndex(self.base_offset, self.time_index.max_entries * 12)
+        self.offset_index.forget()
+        self.time_index.forget()
         self._has_indexes = False
 
     def save_indexes(self) -> None:
