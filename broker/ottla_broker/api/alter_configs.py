@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ottla_broker.controller.alter_results import all_refused
 from ottla_broker.pending import Pending
 from ottla_wire.messages.alter_configs import AlterConfigsRequest, AlterConfigsResourceResponse, AlterConfigsResponse
 
@@ -19,14 +20,4 @@ def handle(broker: Broker, context: RequestContext, request: AlterConfigsRequest
 
 def error_response(request: AlterConfigsRequest, code: int, message: str | None) -> AlterConfigsResponse:
     """The answer to a request that failed as a whole: every resource carries the error."""
-    return AlterConfigsResponse(
-        responses=[
-            AlterConfigsResourceResponse(
-                error_code=code,
-                error_message=message,
-                resource_type=resource.resource_type,
-                resource_name=resource.resource_name,
-            )
-            for resource in request.resources
-        ]
-    )
+    return AlterConfigsResponse(responses=all_refused(AlterConfigsResourceResponse, request, code, message))

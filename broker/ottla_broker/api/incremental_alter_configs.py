@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ottla_broker.controller.alter_results import all_refused
 from ottla_broker.pending import Pending
 from ottla_wire.messages.incremental_alter_configs import (
     AlterConfigsResourceResponse,
@@ -27,14 +28,4 @@ def error_response(
     request: IncrementalAlterConfigsRequest, code: int, message: str | None
 ) -> IncrementalAlterConfigsResponse:
     """The answer to a request that failed as a whole: every resource carries the error."""
-    return IncrementalAlterConfigsResponse(
-        responses=[
-            AlterConfigsResourceResponse(
-                error_code=code,
-                error_message=message,
-                resource_type=resource.resource_type,
-                resource_name=resource.resource_name,
-            )
-            for resource in request.resources
-        ]
-    )
+    return IncrementalAlterConfigsResponse(responses=all_refused(AlterConfigsResourceResponse, request, code, message))
