@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ottla.client.cluster import Cluster
-from ottla.client.consumer.subscription_state import by_topic
 from ottla.client.topic_partition import OffsetAndTimestamp, TopicPartition
 from ottla.errors import KafkaError, LeaderNotAvailable, UnknownServerError, error_for
 from ottla_wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
@@ -20,6 +19,8 @@ from ottla_wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+
+P = TypeVar("P")
 
 NO_OFFSET = -1
 _CONSUMER = -1
@@ -51,20 +52,15 @@ class OffsetLookup:
         """
 
         async def ask(leader: int, partitions: list[TopicPartition]) -> Outcome:
-            topics = [
-                ListOffsetsTopic(
-                    name=topic,
-                    partitions=[
-                        ListOffsetsPartition(
-                            partition_index=index,
-                            current_leader_epoch=self._leader_epoch(topic, index),
-                            timestamp=timestamps[TopicPartition(topic, index)],
-                        )
-                        for index in indexes
-                    ],
+            def timestamp_of(partition: TopicPartition) -> ListOffsetsPartition:
+                return ListOffsetsPartition(
+                    partition_index=partition.partition,
+                    current_leader_epoch=self._leader_epoch(partition),
+                    timestamp=timestamps[partition],
                 )
-                for topic, indexes in by_topic(partitions).items()
-            ]
+
+            asked = _by_topic(partitions, timestamp_of)
+            topics = [ListOffsetsTopic(name=topic, partitions=about) for topic, about in asked.items()]
             answer = await self._cluster.send(
                 leader,
                 ListOffsetsRequest(
@@ -87,20 +83,15 @@ class OffsetLookup:
         """For each partition where the given leader epoch ends."""
 
         async def ask(leader: int, partitions: list[TopicPartition]) -> EpochOutcome:
-            topics = [
-                OffsetForLeaderTopic(
-                    topic=topic,
-                    partitions=[
-                        OffsetForLeaderPartition(
-                            partition=index,
-                            current_leader_epoch=self._leader_epoch(topic, index),
-                            leader_epoch=epochs[TopicPartition(topic, index)],
-                        )
-                        for index in indexes
-                    ],
+            def epoch_of(partition: TopicPartition) -> OffsetForLeaderPartition:
+                return OffsetForLeaderPartition(
+                    partition=partition.partition,
+                    current_leader_epoch=self._leader_epoch(partition),
+                    leader_epoch=epochs[partition],
                 )
-                for topic, indexes in by_topic(partitions).items()
-            ]
+
+            asked = _by_topic(partitions, epoch_of)
+            topics = [OffsetForLeaderTopic(topic=topic, partitions=about) for topic, about in asked.items()]
             answer = await self._cluster.send(leader, OffsetForLeaderEpochRequest(replica_id=_CONSUMER, topics=topics))
             return {
                 TopicPartition(topic.topic, found.partition): error_for(found.error_code)
@@ -139,9 +130,17 @@ class OffsetLookup:
             outcome.update(answered)
         return outcome
 
-    def _leader_epoch(self, topic: str, index: int) -> int:
-        known = self._cluster.metadata.partition(topic, index)
+    def _leader_epoch(self, partition: TopicPartition) -> int:
+        known = self._cluster.metadata.partition(*partition)
         return -1 if known is None else known.leader_epoch
+
+
+def _by_topic(partitions: Iterable[TopicPartition], about: Callable[[TopicPartition], P]) -> dict[str, list[P]]:
+    """What is to be asked about each partition, by topic."""
+    found: dict[str, list[P]] = {}
+    for partition in partitions:
+        found.setdefault(partition.topic, []).append(about(partition))
+    return found
 
 
 def _epoch(leader_epoch: int) -> int | None:
