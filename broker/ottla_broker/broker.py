@@ -125,6 +125,7 @@ class Broker:
 
     def tick(self, now_ms: int) -> None:
         """Run everything that is due."""
+        self.controller.tick(now_ms)
         self.verification.tick(now_ms)
         self.replicas.tick(now_ms)
         self.groups.tick(now_ms)
@@ -136,6 +137,7 @@ class Broker:
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
         deadlines = [
+            self.controller.deadline_ms(),
             self.replicas.deadline_ms(),
             self.groups.deadline_ms(),
             self.transactions.deadline_ms(),

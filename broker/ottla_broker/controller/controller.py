@@ -11,6 +11,10 @@ With a quorum of one a commit is the fsync inside `append`, and the `Pending` of
 The image is then never ahead of what is on disk. (With more voters the leader's image will be: it decides on what it
 has appended. What is given to clients must then come from the committed part.)
 
+A listener with much to do (a thousand partitions to open) does it in steps: the first at once, the others by `tick`, so
+that other requests are answered in between. Changes stay in order: the next one is announced, and the verb's answer
+leaves, when all steps are done. Until then the image is ahead of what the listeners have made of it.
+
 The node that leads the log is controller and broker in one: `register` puts it into the image. Several brokers, their
 fencing, and elections between them come with the Raft quorum.
 """
@@ -20,9 +24,10 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ottla_broker.controller.alter_results import alter_results
 from ottla_broker.controller.config_control import Change, ConfigControl
 from ottla_broker.controller.effective_configs import EffectiveConfigs
 from ottla_broker.controller.features import FEATURES
@@ -42,7 +47,7 @@ from ottla_broker.controller.records import (
 )
 from ottla_broker.controller.topic_control import Decision, TopicControl
 from ottla_broker.pending import Pending
-from ottla_wire.errors import InvalidRequest, KafkaError, NoError, StaleBrokerEpoch, UnknownServerError, error_for
+from ottla_wire.errors import InvalidRequest, KafkaError, StaleBrokerEpoch, UnknownServerError, error_for
 from ottla_wire.messages.alter_configs import (
     AlterConfigsRequest,
     AlterConfigsResponse,
@@ -65,9 +70,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Listener = Callable[[MetadataDelta], Iterator[None] | None]
+"""Told of each committed change. What takes long it returns as steps, to be done one after the other."""
+
 # Leader epochs are raised in batches: a batch must stay far below the largest one a reader takes.
 _CHANGES_PER_BATCH: Final = 5_000
 _LONG_MAX: Final = 2**63 - 1
+_DONE: Final = object()
 
 
 class Registration(NamedTuple):
@@ -115,14 +124,16 @@ class Controller:
             rng=rng,
         )
         self.producer_ids = ProducerIds(self._next_own_block)
-        self._listeners: list[Callable[[MetadataDelta], None]] = []
+        self._listeners: list[Listener] = []
         # What was appended and waits for its commit: (end offset, its delta, what to do then)
         self._uncommitted: deque[tuple[int, MetadataDelta, Callable[[], None]]] = deque()
         self._delivering = False
+        self._steps: Iterator[None] | None = None  # of the change that is being announced
+        self._then: Callable[[], None]
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def on_change(self, callback: Callable[[MetadataDelta], None]) -> None:
+    def on_change(self, callback: Listener) -> None:
         """Call back with each committed change. Who registers before `load` gets the whole state as the first one."""
         self._listeners.append(callback)
 
@@ -135,7 +146,8 @@ class Controller:
         self.image.leader_changed(self.node_id, self._log.leader_epoch)
         self._log.on_commit(self._committed)
         if delta.end_offset:
-            self._announce(delta)
+            for _ in self._announce(delta):
+                pass
         if not self.image.features:
             initial = [f for f in FEATURES if f.initial_level]
             self._append([FeatureLevelRecord(name=f.name, feature_level=f.initial_level) for f in initial])
@@ -170,6 +182,7 @@ class Controller:
         self._append([record])
         if not clean_shutdown:
             self._raise_leader_epochs()
+        self.finish()
 
     def _raise_leader_epochs(self) -> None:
         changes: list[MetadataRecord] = [
@@ -222,16 +235,7 @@ class Controller:
             return self._config_control.change(resource, changes)
 
         records, outcomes = self._alter(request.resources, decide)
-        responses = [
-            AlterConfigsResourceResponse(
-                error_code=error.code if error else NoError,
-                error_message=error.message if error else None,
-                resource_type=resource.type,
-                resource_name=resource.name,
-            )
-            for resource, error in outcomes
-        ]
-        response = IncrementalAlterConfigsResponse(responses=responses)
+        response = IncrementalAlterConfigsResponse(responses=alter_results(AlterConfigsResourceResponse, outcomes))
         return self._carry_out(Decision([] if request.validate_only else records, response))
 
     def alter_configs(self, request: AlterConfigsRequest) -> Pending[AlterConfigsResponse]:
@@ -244,18 +248,8 @@ class Controller:
             return self._config_control.replace(resource, values)
 
         records, outcomes = self._alter(request.resources, decide)
-        responses = [
-            LegacyResourceResponse(
-                error_code=error.code if error else NoError,
-                error_message=error.message if error else None,
-                resource_type=resource.type,
-                resource_name=resource.name,
-            )
-            for resource, error in outcomes
-        ]
-        return self._carry_out(
-            Decision([] if request.validate_only else records, AlterConfigsResponse(responses=responses))
-        )
+        response = AlterConfigsResponse(responses=alter_results(LegacyResourceResponse, outcomes))
+        return self._carry_out(Decision([] if request.validate_only else records, response))
 
     def _alter(
         self, entries: Sequence[Any], decide: Callable[[ConfigResource, Any], list[ConfigRecord]]
@@ -321,17 +315,42 @@ class Controller:
             return
         self._delivering = True
         try:
-            while self._uncommitted and self._uncommitted[0][0] <= max(offset, self._log.committed_offset):
-                _, delta, then = self._uncommitted.popleft()
-                if delta.end_offset:
-                    self._announce(delta)
-                then()
+            while self._steps is not None or self._is_committed(offset):
+                if self._steps is None:
+                    _, delta, self._then = self._uncommitted.popleft()
+                    self._steps = self._announce(delta)
+                if next(self._steps, _DONE) is None:
+                    return
+                self._steps = None
+                self._then()
         finally:
             self._delivering = False
 
-    def _announce(self, delta: MetadataDelta) -> None:
+    def _is_committed(self, offset: int) -> bool:
+        """Whether the next change to be announced is."""
+        return bool(self._uncommitted) and self._uncommitted[0][0] <= max(offset, self._log.committed_offset)
+
+    def _announce(self, delta: MetadataDelta) -> Iterator[None]:
+        if not delta.end_offset:
+            return
         for listener in self._listeners:
             try:
-                listener(delta)
+                yield from listener(delta) or ()
             except Exception:  # the change is committed: the others must hear of it, and its caller get the answer
                 logger.exception("a listener failed on a metadata change")
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Do the next step of a change that is being announced."""
+        if self._steps is not None:
+            self._committed(self._log.committed_offset)
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` has something to do: at once, or not at all."""
+        return None if self._steps is None else 0
+
+    def finish(self) -> None:
+        """Do all steps now: nobody is to be served in between, or at all."""
+        while self._steps is not None:
+            self._committed(self._log.committed_offset)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ottla_broker.log.files import Files
 
 _VERSION = "0"
+_NEVER = 2**63
 
 
 class CorruptCheckpoint(Exception):
@@ -27,11 +29,38 @@ def read_checkpoint(files: Files, path: Path, *, columns: int) -> list[Sequence[
     return entries
 
 
-def write_checkpoint(files: Files, path: Path, entries: Iterable[Sequence[object]], *, durable: bool = True) -> None:
-    """Replace a checkpoint. One that is not `durable` may be damaged after a crash."""
+def write_checkpoint(files: Files, path: Path, entries: Iterable[Sequence[object]]) -> None:
+    """Replace a checkpoint."""
     lines = [" ".join(map(str, entry)) for entry in entries]
-    write = files.replace if durable else files.write
-    write(path, "\n".join([_VERSION, str(len(lines)), *lines, ""]).encode())
+    files.replace(path, "\n".join([_VERSION, str(len(lines)), *lines, ""]).encode())
+
+
+class OrderedWrites:
+    """Writes of one file that are decided in an order and done on any thread: an older one never replaces a newer."""
+
+    __slots__ = ("_decided", "_done", "_lock")
+
+    def __init__(self) -> None:
+        self._decided = 0
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def next(self, write: Callable[[], None]) -> Callable[[], None]:
+        """`write`, to be called once; it does nothing if one that was decided later is done already."""
+        self._decided = number = self._decided + 1
+
+        def in_order() -> None:
+            with self._lock:
+                if number > self._done:
+                    write()
+                    self._done = number
+
+        return in_order
+
+    def stop(self) -> None:
+        """Let none of those that are left be done any more; the one that is under way is waited for."""
+        with self._lock:
+            self._done = _NEVER
 
 
 def read_offset_checkpoint(files: Files, path: Path) -> dict[tuple[str, int], int]:

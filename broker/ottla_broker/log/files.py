@@ -51,26 +51,27 @@ class LogFile(Protocol):
     def truncate(self, size: int) -> None:
         """Cut the file down to `size` bytes."""
 
-    def rename(self, path: Path) -> None:
-        """Move the file; it stays usable."""
-
     def close(self) -> None:
         """Let go of the descriptor; a later call opens it again."""
 
 
 class UnmadeFile:
-    """An empty file that is not there yet: nothing to read, and nobody may write."""
+    """An empty file that is not there yet: nothing to read, and nobody may write.
+
+    Attributes:
+        path: the folder that it will be made in.
+    """
 
     __slots__ = ("path",)
 
     size = 0
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
 
     def append(self, data: Buffer) -> None:
         """Not before the file was made."""
-        raise AssertionError(f"{self.path} is not made yet")
+        raise AssertionError(f"a file in {self.path} is not made yet")
 
     def read(self, size: int, position: int) -> bytes:
         """Nothing."""
@@ -78,10 +79,6 @@ class UnmadeFile:
 
     def truncate(self, size: int) -> None:
         """It is empty."""
-
-    def rename(self, path: Path) -> None:
-        """There is nothing that has the name."""
-        self.path = path
 
     def close(self) -> None:
         """Nothing is held."""
@@ -205,11 +202,6 @@ class OsLogFile:
         os.ftruncate(self._descriptor(), size)
         self.size = size
 
-    def rename(self, path: Path) -> None:
-        """Move; an open descriptor follows."""
-        os.rename(self.path, path)
-        self.path = path
-
     def close(self) -> None:
         """Close the descriptor."""
         if self._fd >= 0:
@@ -279,7 +271,7 @@ class OsFiles:
 
     def exists(self, path: Path) -> bool:
         """Whether the name is there."""
-        return path.exists()
+        return os.path.exists(path)
 
     def list(self, folder: Path) -> list[str]:
         """Names, sorted."""
@@ -299,17 +291,22 @@ class OsFiles:
 
     def write(self, path: Path, data: bytes) -> None:
         """Overwrite the file."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            path.write_bytes(data)
+            written = 0
+            while written < len(data):
+                written += os.write(fd, memoryview(data)[written:])
         except OSError as error:
             error.filename = str(path)
             raise
+        finally:
+            os.close(fd)
 
     def replace(self, path: Path, data: bytes) -> None:
         """Write beside it, fsync, rename, fsync the folder."""
         draft = path.with_name(path.name + ".tmp")
         try:
-            draft.write_bytes(data)
+            self.write(draft, data)
             self._fsync(draft)
             os.rename(draft, path)
         except OSError as error:

@@ -1,21 +1,22 @@
 """LeaderEpochs: which leader wrote from which offset on (KIP-101, KIP-279), kept in `leader-epoch-checkpoint`.
 
 An entry (epoch, start offset) says that the leader of this epoch appended from there on. A new leader notes its epoch
-even before its first append, so that a follower with later, empty epochs is truncated right. Adding is durable at once,
-but for an empty log;
-entries that are dropped may come back after a crash, which does no harm: they describe offsets that are cut off again
-at start.
+even before its first append, so that a follower with later, empty epochs is truncated right. Adding is durable at once.
+Two changes are not, and are left to a later `save`. An epoch that begins at offset 0: what there was before is of no
+use to a log that is empty, and as soon as it is not, recovery finds the epoch in its records. Entries that are dropped:
+they may come back after a crash, but describe offsets that are cut off again at start.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ottla_broker.log.checkpoints import CorruptCheckpoint, read_checkpoint, write_checkpoint
+from ottla_broker.log.checkpoints import CorruptCheckpoint, OrderedWrites, read_checkpoint, write_checkpoint
 from ottla_broker.log.files import Files
 
 logger = logging.getLogger(__name__)
@@ -38,33 +39,29 @@ class EpochEnd(NamedTuple):
 
 
 class LeaderEpochs:
-    """The epochs of one partition, ascending in epoch and start offset."""
+    """The epochs of one partition, ascending in epoch and start offset.
+
+    Attributes:
+        store: does the write that makes a new epoch durable; a broker that starts may put it off until it serves.
+        is_stale: whether `save` has something to write.
+    """
 
     def __init__(self, files: Files, folder: Path) -> None:
         self._files = files
-        self._path = folder / CHECKPOINT_NAME
+        self._folder = folder
         self._epochs: list[int] = []
         self._starts: list[int] = []
-        self._is_stale = False
-        self._has_folder = True
-
-    def wait_for_folder(self) -> None:
-        """There is no folder yet: keep everything in memory until `folder_made`."""
-        self._has_folder = False
-
-    def folder_made(self) -> None:
-        """Write what there is, without fsync: nothing in the folder is durable yet."""
-        self._has_folder = True
-        if self._is_stale:
-            self._write(durable=False)
+        self.is_stale = False
+        self._writes = OrderedWrites()
+        self.store: Callable[[Callable[[], None]], None] = lambda write: write()
 
     def load(self) -> None:
         """Read the checkpoint; a missing or damaged one is empty, and recovery fills it from the log."""
         try:
-            lines = read_checkpoint(self._files, self._path, columns=2)
+            lines = read_checkpoint(self._files, self._folder / CHECKPOINT_NAME, columns=2)
             self._set(EpochEntry(int(epoch), int(start)) for epoch, start in lines)
         except (CorruptCheckpoint, ValueError) as error:
-            logger.warning("%s is rebuilt from the log: %s", self._path, error)
+            logger.warning("%s is rebuilt from the log: %s", self._folder / CHECKPOINT_NAME, error)
             self._set([])
 
     @property
@@ -83,13 +80,14 @@ class LeaderEpochs:
         return EpochEntry(self._epochs[0], self._starts[0]) if self._epochs else None
 
     def assign(self, epoch: int, start_offset: int) -> None:
-        """Note that the leader of `epoch` appends from `start_offset` on; durable on return.
+        """Note that the leader of `epoch` appends from `start_offset` on; durable on return, but at offset 0.
 
-        Entries that contradict this give way. At offset 0 it may be lost: what there was before is of no use to a log
-        that is empty, and as soon as it is not, recovery finds the epoch in its records.
+        Entries that contradict this give way.
         """
-        if self.note(epoch, start_offset):
-            self._write(durable=start_offset > 0)
+        if self.note(epoch, start_offset) and start_offset > 0:
+            write = self.prepare_save()
+            if write is not None:
+                self.store(write)
 
     def note(self, epoch: int, start_offset: int) -> bool:
         """`assign` without writing: True if `save` has something to write."""
@@ -97,8 +95,9 @@ class LeaderEpochs:
             return False
         assert min(epoch, start_offset) >= 0, f"leader epoch {epoch} at offset {start_offset}"
         keep = min(bisect_left(self._epochs, epoch), bisect_left(self._starts, start_offset))
-        self._set([*self.entries[:keep], EpochEntry(epoch, start_offset)])
-        self._is_stale = True
+        self._epochs = [*self._epochs[:keep], epoch]
+        self._starts = [*self._starts[:keep], start_offset]
+        self.is_stale = True
         return True
 
     def end_offset_for(self, epoch: int, log_end_offset: int) -> EpochEnd | None:
@@ -122,14 +121,14 @@ class LeaderEpochs:
         keep = bisect_left(self._starts, end_offset)
         if keep < len(self._starts):
             self._set(self.entries[:keep])
-            self._is_stale = True
+            self.is_stale = True
 
     def truncate_from_start(self, start_offset: int) -> None:
         """Drop epochs that ended before `start_offset`; the one it falls into starts there."""
         before = bisect_right(self._starts, start_offset) - 1
         if before > 0 or (before == 0 and self._starts[0] < start_offset):
             self._set([EpochEntry(self._epochs[before], start_offset), *self.entries[before + 1 :]])
-            self._is_stale = True
+            self.is_stale = True
 
     def prepend(self, entries: list[EpochEntry]) -> None:
         """Put entries that were found in the log before those that are here."""
@@ -138,26 +137,34 @@ class LeaderEpochs:
         same = [entry for entry in entries if entry.epoch == earliest]
         if found or same:
             self._set([*found, *same, *self.entries[1 if same else 0 :]])
-            self._is_stale = True
+            self.is_stale = True
 
     def clear(self) -> None:
         """Forget all epochs. Durable on return."""
-        if self._epochs or self._is_stale:
+        if self._epochs:
             self._set([])
-            self._write()
+            self.is_stale = True
+        self.save()
 
     def save(self) -> None:
-        """Write what truncation left behind, if anything changed. Durable on return."""
-        if self._is_stale:
-            self._write()
+        """Write what is not in the file yet. Durable on return."""
+        write = self.prepare_save()
+        if write is not None:
+            write()
+
+    def prepare_save(self) -> Callable[[], None] | None:
+        """`save` for another thread: what is to be called there; None if there is nothing to write."""
+        if not self.is_stale:
+            return None
+        self.is_stale = False
+        path = self._folder / CHECKPOINT_NAME
+        return self._writes.next(partial(write_checkpoint, self._files, path, self.entries))
+
+    def stop(self) -> None:
+        """Write nothing any more: the folder is about to be another's."""
+        self._writes.stop()
 
     def _set(self, entries: Iterable[EpochEntry]) -> None:
         entries = list(entries)
         self._epochs = [entry.epoch for entry in entries]
         self._starts = [entry.start_offset for entry in entries]
-
-    def _write(self, *, durable: bool = True) -> None:
-        if not self._has_folder:
-            return
-        write_checkpoint(self._files, self._path, self.entries, durable=durable)
-        self._is_stale = False

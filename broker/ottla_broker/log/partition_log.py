@@ -27,10 +27,11 @@ from typing import NamedTuple
 from ottla_broker.log import retention
 from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
 from ottla_broker.log.config import LogConfig
-from ottla_broker.log.files import Buffer, Files, SyncTarget
+from ottla_broker.log.files import Buffer, Files
+from ottla_broker.log.flush_work import FlushWork
 from ottla_broker.log.indexes import MAX_RELATIVE_OFFSET, AbortedTxn
-from ottla_broker.log.leader_epochs import CHECKPOINT_NAME, LeaderEpochs
-from ottla_broker.log.partition_metadata import METADATA_NAME, ensure_partition_metadata
+from ottla_broker.log.leader_epochs import LeaderEpochs
+from ottla_broker.log.partition_metadata import METADATA_NAME, ensure_partition_metadata, write_topic_id
 from ottla_broker.log.producer_snapshot import Snapshots
 from ottla_broker.log.producer_state import AppendOrigin, PreparedAppend, ProducerStates, Verification
 from ottla_broker.log.recovery import Loader, rebuild_producers
@@ -80,44 +81,6 @@ class TimestampOffset(NamedTuple):
     leader_epoch: int
 
 
-class FlushWork:
-    """What must be fsynced for the log to be durable up to an offset. `run` may be called on any thread, once."""
-
-    __slots__ = ("_files", "_targets", "newest_base_offset", "parent", "segments", "truncations", "upto_offset")
-
-    def __init__(
-        self,
-        upto_offset: int,
-        segments: list[Segment],
-        targets: list[SyncTarget],
-        *,
-        newest_base_offset: int,
-        truncations: int,
-        files: Files,
-        parent: Path | None,
-    ) -> None:
-        self.parent = parent
-        self._files = files
-        self.upto_offset = upto_offset
-        self.segments = segments
-        self.newest_base_offset = newest_base_offset
-        self.truncations = truncations
-        self._targets = targets
-
-    def run(self, synced_parents: set[Path] | None = None) -> None:
-        """Fsync the files, then the folder, then its name. Raises OSError.
-
-        Args:
-            synced_parents: folders whose names were fsynced since this work was prepared; that is not done again.
-        """
-        for target in self._targets:
-            target.sync()
-        if self.parent is not None and (synced_parents is None or self.parent not in synced_parents):
-            self._files.sync_directory(self.parent)
-            if synced_parents is not None:
-                synced_parents.add(self.parent)
-
-
 class PartitionLog:
     """One partition's log. Made by `open`."""
 
@@ -160,6 +123,9 @@ class PartitionLog:
         self._named_base_offset = -1  # the newest segment whose name is durable
         self._is_established = False
         self._is_unmade = False
+        self._closed_at: tuple[int, int, int] | None = (
+            None  # where a close in good order had left it when it was opened
+        )
 
     @classmethod
     def open(
@@ -180,8 +146,9 @@ class PartitionLog:
         verify_transactions: bool = False,
         make_later: bool = False,
     ) -> PartitionLog:
-        """Open a folder, or make a new one (with `make_later`: at the first append); after a crash this is recovery.
+        """Open a folder, or make a new one; after a crash this is recovery.
 
+        `make_later`: there is no folder, and it is to be made at the first append.
         `verify_transactions`: a transaction's first records are only taken with the guard of its verification.
         Raises KafkaStorageError, and InconsistentTopicId if the folder belongs to another topic of the same name.
         """
@@ -196,7 +163,7 @@ class PartitionLog:
             verify_transactions=verify_transactions,
         )
         try:
-            if make_later and log_start_offset == 0 and not files.exists(folder):
+            if make_later:
                 log._open_unmade(now_ms)
             else:
                 log._open(now_ms, recovery_point, log_start_offset, clean_shutdown, high_watermark)
@@ -231,18 +198,18 @@ class PartitionLog:
         self._set_segments(opened.segments)
         self.log_start_offset = opened.log_start_offset
         self.flushed_offset = opened.flushed_offset
+        if clean_shutdown and is_known:
+            self._closed_at = (self._active.base_offset, self.log_end_offset, self._truncations)
 
     def _open_unmade(self, now_ms: int) -> None:
         self._is_unmade = self._is_established = True
-        self.leader_epochs.wait_for_folder()
         self._set_segments([Segment(self._files, self.folder, 0, self.config, now_ms, is_made=False)])
 
     def _make(self) -> None:
         """Make the folder of a log that has none. Nothing of it is durable before the first flush."""
         self._files.make_folder(self.folder)
-        ensure_partition_metadata(self._files, self.folder, self.topic_id)
+        write_topic_id(self._files, self.folder, self.topic_id)
         self._is_established = False
-        self.leader_epochs.folder_made()
         self._set_segments([Segment(self._files, self.folder, 0, self.config, self._active.created_ms)])
         self._is_unmade = False
 
@@ -569,8 +536,8 @@ class PartitionLog:
             if upto > max(self.flushed_offset, self._active.base_offset):
                 targets.append(self._active.log_sync_target())
             if not self._is_established:
-                paths = (self.folder / name for name in (METADATA_NAME, CHECKPOINT_NAME))
-                targets += [self._files.sync_target(path) for path in paths if self._files.exists(path)]
+                metadata = self.folder / METADATA_NAME
+                targets += [self._files.sync_target(metadata)] if self._files.exists(metadata) else []
             if not targets and self._is_established:
                 return None
             bases = {self._active.base_offset, *(segment.base_offset for segment in sealed)}
@@ -600,6 +567,10 @@ class PartitionLog:
         self._named_base_offset = work.newest_base_offset
         for segment in work.segments:
             segment.is_durable = True
+
+    def prepare_epochs(self) -> Callable[[], None] | None:
+        """What stores the leader epochs, to be called anywhere; None if the file is up to date."""
+        return None if self.offline is not None or self._is_unmade else self.leader_epochs.prepare_save()
 
     def flush_failed(self, error: OSError) -> None:
         """`work.run` has raised: what is on the disk is unknown, so the log goes offline."""
@@ -711,8 +682,9 @@ class PartitionLog:
             self._files.sync_target(self._snapshots.path(kept[0].base_offset)).sync()
         for segment in doomed:
             self._mark_deleted(segment, now_ms)
-        # or a power failure could bring back some that were never fsynced, below an offset that counts as durable
-        self._files.sync_directory(self.folder)
+        if not all(segment.is_durable for segment in doomed):
+            # or a power failure could bring back what was never fsynced, below an offset that counts as durable
+            self._files.sync_directory(self.folder)
         self._set_segments(kept)
         self.flushed_offset = max(self.flushed_offset, kept[0].base_offset)
         return count
@@ -772,27 +744,47 @@ class PartitionLog:
 
     def close(self) -> None:
         """Close in good order: everything is durable, and the producer state is stored as of the end of the log."""
-        if self.offline is None and not self._is_unmade:
+        work = self.prepare_close()
+        if work is not None:
             try:
-                self.leader_epochs.save()
-                if self.log_end_offset > self._bases[0]:
-                    self._snapshots.take(self.log_end_offset, self.producers)
+                work()
             except OSError as error:
                 raise self._go_offline(error) from error
-            self._seal_for_close()
         self.abandon()
 
-    def _seal_for_close(self) -> None:
-        """Make everything durable, the indexes of the active segment too: a start after this checks nothing."""
-        self.flush()
+    def prepare_close(self) -> Callable[[], None] | None:
+        """Write what a close in good order leaves, so that the next start need not check anything.
+
+        Returns what then makes it durable, to be called anywhere (raises OSError); None if there is nothing to do. The
+        log must not be written to any more, and `abandon` lets go of it. Raises KafkaStorageError.
+        """
+        if self.offline is not None or self._is_unmade or self._is_as_it_was_closed():
+            return None
         try:
+            if self.log_end_offset > self._bases[0]:
+                self._snapshots.take(self.log_end_offset, self.producers)
+            flush = self.prepare_flush()
             self._active.seal()
-            for target in (*self._active.sync_targets(), self._files.sync_target(self.folder)):
-                target.sync()
+            targets = [*self._active.sync_targets(), self._files.sync_target(self.folder)]
             if self.log_end_offset in self._snapshots.offsets:
-                self._files.sync_target(self._snapshots.path(self.log_end_offset)).sync()
+                targets.append(self._files.sync_target(self._snapshots.path(self.log_end_offset)))
         except OSError as error:
             raise self._go_offline(error) from error
+        epochs = self.prepare_epochs()
+
+        def work() -> None:
+            if epochs is not None:
+                epochs()
+            if flush is not None:
+                flush.run()
+            for target in targets:
+                target.sync()
+
+        return work
+
+    def _is_as_it_was_closed(self) -> bool:
+        opened_at = (self._active.base_offset, self.log_end_offset, self._truncations)
+        return opened_at == self._closed_at and not self.leader_epochs.is_stale
 
     def abandon(self) -> None:
         """Let go of the files and do nothing else (the log is offline, or is about to be deleted)."""
@@ -800,14 +792,18 @@ class PartitionLog:
             segment.log.close()
 
     def delete(self, target: Path) -> None:
-        """Stop, and rename the folder to `target`; whoever asked removes it with its content."""
+        """Stop, and rename the folder to `target`; whoever asked removes it with its content.
+
+        The new name is not durable: a folder that comes back after a power failure is that of a topic nobody knows.
+        Raises KafkaStorageError.
+        """
         self.abandon()
+        self.leader_epochs.stop()
         self.offline = KafkaStorageError(f"{self.name} was deleted")
         if self._is_unmade:
             return
         try:
             self._files.rename(self.folder, target)
-            self._files.sync_directory(self.folder.parent)
         except OSError as error:
             raise self._storage_error(error) from error
 

@@ -31,6 +31,12 @@ def read_topic_id(files: Files, folder: Path) -> Uuid | None:
     return Uuid.from_string(text.removeprefix(_HEAD).strip())
 
 
+def write_topic_id(files: Files, folder: Path, topic_id: Uuid) -> None:
+    """Say which topic a folder belongs to, without making it durable. The zero id stands for no topic."""
+    if topic_id != Uuid.ZERO:
+        files.write(folder / METADATA_NAME, f"{_HEAD}{topic_id}".encode())
+
+
 def ensure_partition_metadata(files: Files, folder: Path, topic_id: Uuid) -> bool:
     """Write the topic id, or compare it with the one that is there; says whether it was there.
 
@@ -40,7 +46,7 @@ def ensure_partition_metadata(files: Files, folder: Path, topic_id: Uuid) -> boo
         return True
     known = read_topic_id(files, folder)
     if known is None:
-        files.write(folder / METADATA_NAME, f"{_HEAD}{topic_id}".encode())
+        write_topic_id(files, folder, topic_id)
     elif known != topic_id:
         raise InconsistentTopicId(f"{folder} belongs to topic {known}, not to {topic_id}")
     return known is not None

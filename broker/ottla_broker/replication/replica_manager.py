@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ottla_broker.log.config import INT64_MAX, LogConfig
@@ -25,14 +26,19 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from ottla_broker.controller.image import MetadataDelta, MetadataImage
-    from ottla_broker.log.partition_log import FlushWork, PartitionLog
+    from ottla_broker.controller.image import MetadataDelta, MetadataImage, TopicImage
+    from ottla_broker.log.flush_work import FlushWork
+    from ottla_broker.log.partition_log import PartitionLog
     from ottla_broker.pending import Pending
     from ottla_wire.schema import Uuid
 
 logger = logging.getLogger(__name__)
 
 ESTABLISHED_AT_ONCE = 32
+ESTABLISHED_BESIDE_WRITES = 4
+"""So many new folders are fsynced in one go; few where somebody waits for the fsync of a write."""
+PARTITIONS_PER_STEP = 25
+"""Each takes some 0.1 ms: others wait a few milliseconds for a step, and a hundred for a topic of a thousand."""
 
 
 class LogStorage(Protocol):
@@ -148,13 +154,32 @@ class ReplicaManager:
 
     def apply(self, delta: MetadataDelta) -> None:
         """Follow what changed in the metadata: delete, create and elect, reconfigure."""
-        for topic in delta.deleted_topics.values():
-            for index in topic.partitions:
-                self._remove(topic.name, index, topic.id)
+        for _ in self.apply_in_steps(delta):
+            pass
+
+    def apply_in_steps(self, delta: MetadataDelta) -> Iterator[None]:
+        """`apply` with a pause after every `PARTITIONS_PER_STEP` partitions.
+
+        The metadata may go on meanwhile, changes are applied in their order. So a partition may be seen as it will be
+        later, which is harmless to see again; one whose topic is gone by then is left out.
+        """
+        done = 0
+        for deleted in delta.deleted_topics.values():
+            for index in deleted.partitions:
+                self._remove(deleted.name, index, deleted.id)
+                done += 1
+                if done % PARTITIONS_PER_STEP == 0:
+                    yield
+        config_of = cache(self._log_config)  # what changes meanwhile comes with a change of its own
         for topic_id, indexes in delta.changed_partitions.items():
-            topic = self._image.topics_by_id[topic_id]
             for index in sorted(indexes):
-                self._follow(topic.name, topic_id, index)
+                topic = self._image.topics_by_id.get(topic_id)
+                if topic is None:
+                    break
+                self._follow(topic, index, config_of)
+                done += 1
+                if done % PARTITIONS_PER_STEP == 0:
+                    yield
 
     def reconfigure(self, topics: Container[str] | None = None) -> None:
         """The configuration of these topics (None: of all) has changed."""
@@ -180,15 +205,15 @@ class ReplicaManager:
             if partition.topic == topic and partition.is_leader:
                 listener.became_leader(partition.index, partition.leader_epoch)
 
-    def _follow(self, topic: str, topic_id: Uuid, index: int) -> None:
-        image = self._image.topics_by_id[topic_id].partitions[index]
+    def _follow(self, followed: TopicImage, index: int, config_of: Callable[[str], tuple[LogConfig, bool]]) -> None:
+        topic, topic_id, image = followed.name, followed.id, followed.partitions[index]
         partition = self._partitions.get((topic, index))
         if self._node_id not in image.replicas:
             if partition is not None:
                 self._remove(topic, index, topic_id)
             return
         if partition is None:
-            config, sync_before_ack = self._log_config(topic)
+            config, sync_before_ack = config_of(topic)
             try:
                 log = self._storage.open_log(topic, index, topic_id, config)
             except errors.KafkaStorageError:
@@ -281,7 +306,8 @@ class ReplicaManager:
             return None
         unsynced, self._unsynced = self._unsynced, {}
         flushes: list[tuple[Partition, FlushWork]] = []
-        room = ESTABLISHED_AT_ONCE
+        is_awaited = any(partition.awaits_sync for partition in unsynced)
+        room = ESTABLISHED_BESIDE_WRITES if is_awaited else ESTABLISHED_AT_ONCE
         for partition in unsynced:
             upto_offset = None
             if not partition.awaits_sync:

@@ -16,7 +16,8 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from ottla_broker.log.config import INT64_MAX, LogConfig
 from ottla_broker.log.files import Files
 from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.log.partition_metadata import read_topic_id
+from ottla_broker.shell.disk_chores import Background, DiskChores
 from ottla_broker.shell.folder_lock import FolderInUse, FolderLock
 from ottla_broker.shell.meta_properties import (
     MetaProperties,
@@ -48,14 +50,15 @@ HIGH_WATERMARK_CHECKPOINT = "replication-offset-checkpoint"
 CLEAN_SHUTDOWN_MARKER = ".kafka_cleanshutdown"
 METADATA_FOLDER = "__cluster_metadata-0"
 DELETE_SUFFIX = "-delete"
+STRAY_SUFFIX = "-stray"
 
 _MAX_NAME_BYTES = 255
+_FSYNC_THREADS = 16
+_CLOSED_AT_ONCE = 64
+_RETAINED_AT_ONCE = 50
 _SCAN_INTERVAL_MS = 1_000
 _SHORTEST_SCAN_INTERVAL_MS = 50
 _PARTITION_FOLDER = re.compile(r"(?P<topic>[A-Za-z0-9._-]{1,249})-(?P<index>[0-9]+)")
-
-Background = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
-"""`background(work, done)`: run `work` where it may block, then `done(error)` on the broker's thread."""
 
 
 class LogDirectoryError(Exception):
@@ -100,10 +103,13 @@ class LogDirectory:
         self._recovery_points = OffsetCheckpoint(files, self.path / RECOVERY_POINT_CHECKPOINT)
         self._log_starts = OffsetCheckpoint(files, self.path / LOG_START_CHECKPOINT)
         self._high_watermarks = OffsetCheckpoint(files, self.path / HIGH_WATERMARK_CHECKPOINT)
+        self._chores = DiskChores(lambda work, done: self.background(work, done), self._background_done)
+        self._put_off: list[Callable[[], None]] | None = []  # None once the broker has started
         self._unchecked: set[Partition] = set()
         self._flush_wanted: dict[PartitionLog, None] = {}
         self._flushing: set[PartitionLog] = set()
         self._unflushed_since_ms: dict[PartitionLog, int] = {}
+        self._to_retain: list[PartitionLog] = []
         self._now_ms = 0
         self._next_scan_ms = 0
         self._duties = _Duties(
@@ -111,7 +117,7 @@ class LogDirectory:
                 self._checkpoint_recovery_points: config.log_flush_offset_checkpoint_interval_ms,
                 self._checkpoint_log_starts: config.log_flush_start_offset_checkpoint_interval_ms,
                 self._checkpoint_high_watermarks: config.replica_high_watermark_checkpoint_interval_ms,
-                self._apply_retention: config.log_retention_check_interval_ms,
+                self._begin_retention: config.log_retention_check_interval_ms,
                 self._expire_producers: config.producer_id_expiration_check_interval_ms,
             }
         )
@@ -200,6 +206,7 @@ class LogDirectory:
         log.on_flush_wanted = self._want_flush
         log.on_recovery_point_lowered = self._store_recovery_points_now
         log.on_offline = self.fail
+        log.leader_epochs.store = self._store_epoch
         self._unchecked.discard(partition)
         self.logs[partition] = log
         return log
@@ -207,9 +214,12 @@ class LogDirectory:
     def _open_log(self, partition: Partition, topic_id: Uuid, config: LogConfig) -> PartitionLog:
         topic, index = partition
         folder = self.path / f"{topic}-{index}"
-        if self._files.exists(folder) and not self._is_of(folder, partition, topic_id):
+        exists = self._files.exists(folder)
+        if exists and not self._is_of(folder, partition, topic_id):
             self._discard(folder)
-            self._forget(partition)
+            exists = False
+        if not exists:
+            self._forget(partition)  # a checkpoint may still have the offsets of one that was deleted before a crash
         return PartitionLog.open(
             self._files,
             folder,
@@ -224,7 +234,7 @@ class LogDirectory:
             clean_shutdown=self.was_clean_shutdown,
             producer_id_expiration_ms=self._config.producer_id_expiration_ms,
             verify_transactions=self._config.transaction_partition_verification_enable,
-            make_later=True,
+            make_later=not exists,
         )
 
     def _cannot_open(self, name: str, error: Exception) -> KafkaStorageError:
@@ -248,6 +258,45 @@ class LogDirectory:
         logger.warning("%s is emptied: nothing in it was durable yet when the broker crashed", folder)
         return False
 
+    def started(self) -> None:
+        """All logs are open, and whoever uses them may begin: makes durable what was put off while they were opened.
+
+        After a crash every log has a new leader epoch, whose fsyncs would take a long time one after the other.
+        """
+        try:
+            self._store_epochs()
+        except OSError as error:
+            self.fail(error)
+        self._set_strays_aside()
+
+    def _store_epochs(self) -> None:
+        writes, self._put_off = self._put_off, None
+        _side_by_side(writes or [])
+
+    def _store_epoch(self, write: Callable[[], None]) -> None:
+        if self._put_off is None:
+            write()
+        else:
+            self._put_off.append(write)
+
+    def _set_strays_aside(self) -> None:
+        """Rename the folders that no log was opened for: the metadata does not know their topics (any more).
+
+        That is what a crash leaves between a topic's deletion in the metadata and that of its folders. As in Kafka they
+        are kept, for a person to look at.
+        """
+        for topic, index in self.partitions_on_disk():
+            if (topic, index) in self.logs or self.failure is not None:
+                continue
+            folder = self.path / f"{topic}-{index}"
+            target = self._unique_name(folder.name, STRAY_SUFFIX)
+            logger.warning("%s is of no topic that there is, it becomes %s and may be removed", folder, target.name)
+            try:
+                self._files.rename(folder, target)
+            except OSError as error:
+                self.fail(error)
+            self._forget((topic, index))
+
     def delete_log(self, topic: str, index: int) -> None:
         """Close the log and remove its folder, in the background. An error is a failure of the whole folder."""
         try:
@@ -265,19 +314,18 @@ class LogDirectory:
             return
         self._flush_wanted.pop(log, None)
         self._unflushed_since_ms.pop(log, None)
-        target = self._delete_target(log.name)
+        target = self._unique_name(log.name, DELETE_SUFFIX)
         log.delete(target)
-        self.background(partial(self._files.remove_tree, target), self._background_done)
+        self._chores.add(partial(self._files.remove_tree, target))
 
     def _discard(self, folder: Path) -> None:
-        target = self._delete_target(folder.name)
+        target = self._unique_name(folder.name, DELETE_SUFFIX)
         self._files.rename(folder, target)
-        self._files.sync_directory(self.path)
-        self.background(partial(self._files.remove_tree, target), self._background_done)
+        self._chores.add(partial(self._files.remove_tree, target))
 
-    def _delete_target(self, name: str) -> Path:
+    def _unique_name(self, name: str, ending: str) -> Path:
         topic, _, index = name.rpartition("-")
-        suffix = f"-{index}.{self._rng.randbytes(16).hex()}{DELETE_SUFFIX}"
+        suffix = f"-{index}.{self._rng.randbytes(16).hex()}{ending}"
         return self.path / f"{topic[: _MAX_NAME_BYTES - len(suffix)]}{suffix}"
 
     def _forget(self, partition: Partition) -> None:
@@ -318,12 +366,14 @@ class LogDirectory:
             self._scan(now_ms)
         for duty in self._duties.due(now_ms):
             duty()
+        if self._to_retain:
+            self._retain()
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do."""
         if self.failure is not None:
             return None
-        if self._flush_wanted:
+        if self._flush_wanted or self._to_retain:
             return self._now_ms
         return min(self._duties.next_ms, self._next_scan_ms)
 
@@ -339,9 +389,8 @@ class LogDirectory:
                 interval_ms = min(interval_ms, max(log.config.flush_ms, _SHORTEST_SCAN_INTERVAL_MS))
                 self._flush_by_time(log, now_ms)
             if log.next_doomed_ms is not None:
-                paths = log.take_doomed(wall_ms)
-                if paths:
-                    self.background(partial(self._remove, paths), self._background_done)
+                for path in log.take_doomed(wall_ms):
+                    self._chores.add(partial(self._files.remove, path))
         self._next_scan_ms = now_ms + interval_ms
 
     def _flush_by_time(self, log: PartitionLog, now_ms: int) -> None:
@@ -372,8 +421,13 @@ class LogDirectory:
 
         self.background(work.run, done)
 
-    def _apply_retention(self) -> None:
-        for log in list(self.logs.values()):
+    def _begin_retention(self) -> None:
+        self._to_retain = list(self.logs.values())
+
+    def _retain(self) -> None:
+        """Delete the old segments of some logs; the others have their turn at the next tick."""
+        portion, self._to_retain = self._to_retain[:_RETAINED_AT_ONCE], self._to_retain[_RETAINED_AT_ONCE:]
+        for log in portion:
             try:
                 log.delete_old_segments(self._wall_ms())
             except KafkaStorageError:
@@ -383,16 +437,13 @@ class LogDirectory:
         for log in self.logs.values():
             log.producers.remove_expired(self._wall_ms())
 
-    def _remove(self, paths: list[Path]) -> None:
-        for path in paths:
-            self._files.remove(path)
-
     # ---- checkpoints
 
     def _checkpoint_recovery_points(self) -> None:
         for log in self.logs.values():
-            if log.offline is None:
-                log.leader_epochs.save()
+            write = log.prepare_epochs()
+            if write is not None:
+                self._chores.add(write)
         self._store(self._recovery_points, {key: log.recovery_point for key, log in self.logs.items()})
 
     def _checkpoint_log_starts(self) -> None:
@@ -430,8 +481,13 @@ class LogDirectory:
             self._lock.release()
 
     def _close_logs(self, logs: dict[Partition, PartitionLog]) -> None:
-        for log in logs.values():
-            log.close()
+        self._chores.finish()
+        self._store_epochs()  # it may be that the broker never started
+        waiting = list(logs.values())
+        while waiting:  # each holds some descriptors until its fsyncs are done
+            portion, waiting = waiting[:_CLOSED_AT_ONCE], waiting[_CLOSED_AT_ONCE:]
+            works = [log.prepare_close() for log in portion]
+            _side_by_side([work for work in works if work is not None])
         for checkpoint, offsets in (
             (self._recovery_points, {partition: log.log_end_offset for partition, log in logs.items()}),
             (self._log_starts, {partition: log.log_start_offset for partition, log in logs.items()}),
@@ -462,6 +518,17 @@ class _Duties:
             self._next[duty] = now_ms + self._intervals[duty]
         self.next_ms = min(self._next.values())
         return due
+
+
+def _side_by_side(works: Sequence[Callable[[], None]]) -> None:
+    """Do what blocks on several threads, where fsyncs share the journal's commits. Raises the first OSError."""
+    if len(works) <= 1:
+        for work in works:
+            work()
+        return
+    with ThreadPoolExecutor(min(_FSYNC_THREADS, len(works)), thread_name_prefix="ottla-fsync") as threads:
+        for _ in threads.map(lambda work: work(), works):
+            pass
 
 
 def run_at_once(work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:

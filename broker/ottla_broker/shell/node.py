@@ -41,7 +41,7 @@ from ottla_wire.messages.create_topics import CreatableTopic, CreateTopicsReques
 from ottla_wire.schema import Uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ottla_broker.shell.config import BrokerConfig
 
@@ -159,6 +159,7 @@ class Node:
             clean_shutdown=directory.was_clean_shutdown,
         )
         self._create_topics(controller)
+        directory.started()
         if self.failure is not None:
             raise BrokerStartError(self.failure)
         self._broker = Broker(
@@ -215,7 +216,9 @@ class Node:
             ],
             timeout_ms=10_000,
         )
-        for topic in controller.create_topics(request).result().topics:
+        creation = controller.create_topics(request)
+        controller.finish()
+        for topic in creation.result().topics:
             if topic.error_code not in (0, _TOPIC_ALREADY_EXISTS):
                 raise BrokerStartError(f"the topic {topic.name} cannot be created: {topic.error_message}")
 
@@ -231,8 +234,8 @@ class _MetadataFollower:
         self._groups = groups
         self._clock = clock
 
-    def __call__(self, delta: MetadataDelta) -> None:
-        self._replicas.apply(delta)
+    def __call__(self, delta: MetadataDelta) -> Iterator[None]:
+        yield from self._replicas.apply_in_steps(delta)
         self._reconfigure(delta.changed_configs)
         if delta.deleted_topics:
             deleted = {topic_id: topic.name for topic_id, topic in delta.deleted_topics.items()}

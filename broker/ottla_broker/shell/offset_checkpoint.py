@@ -6,11 +6,16 @@ It is written on the disk thread, or at once where an append must not come befor
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from ottla_broker.log.checkpoints import CorruptCheckpoint, read_offset_checkpoint, write_offset_checkpoint
+from ottla_broker.log.checkpoints import (
+    CorruptCheckpoint,
+    OrderedWrites,
+    read_offset_checkpoint,
+    write_offset_checkpoint,
+)
 from ottla_broker.log.files import Files
 
 logger = logging.getLogger(__name__)
@@ -26,9 +31,7 @@ class OffsetCheckpoint:
         self._path = path
         self._offsets: dict[Partition, int] = {}
         self._written: dict[Partition, int] = {}
-        self._order = 0
-        self._latest_order = 0
-        self._lock = threading.Lock()  # the disk thread and the broker's may both write
+        self._writes = OrderedWrites()
 
     def load(self) -> None:
         """Read the file. A damaged one counts as empty: recovery then starts from the beginning of each log."""
@@ -51,13 +54,5 @@ class OffsetCheckpoint:
         self._offsets.update(offsets)
         if self._offsets == self._written:
             return None
-        self._written = content = dict(self._offsets)
-        self._order = order = self._order + 1
-
-        def write() -> None:
-            with self._lock:
-                if order > self._latest_order:  # a later content may have been written at once
-                    write_offset_checkpoint(self._files, self._path, content)
-                    self._latest_order = order
-
-        return write
+        self._written = dict(self._offsets)
+        return self._writes.next(partial(write_offset_checkpoint, self._files, self._path, self._written))

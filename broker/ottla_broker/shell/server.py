@@ -56,6 +56,8 @@ class Server:
         self._listening: asyncio.Server | None = None
         self._syncing = False
         self._disk_work = 0
+        self._stopping = False
+        self._stopped = False
         self._changed = asyncio.Event()  # a connection or a piece of disk work has ended
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -69,6 +71,7 @@ class Server:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Accept nothing new, give the answers that can be given, close all connections."""
+        self._stopping = True
         if self._listening is not None:
             self._listening.close()
         for connection in self._connections:
@@ -86,6 +89,7 @@ class Server:
             for connection in tuple(self._connections):
                 connection.abort()
             await asyncio.sleep(0)
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -147,7 +151,7 @@ class Server:
 
     def _turn(self) -> None:
         self._turn_scheduled = False
-        if self._in_turn:
+        if self._in_turn or self._stopped:
             return
         self._in_turn = True
         try:
@@ -221,6 +225,8 @@ class Server:
     def _start_sync(self) -> None:
         if self._syncing:
             return  # what came meanwhile goes into the next one: group commit
+        if self._stopping and not self._connections:
+            return  # nobody waits; what is left becomes durable when the logs are closed
         work = self.broker.replicas.take_sync_work()
         if work is None:
             return

@@ -77,10 +77,6 @@ class SimulatedLogFile:
         del self._node.data[size:]
         self.size = size
 
-    def rename(self, path: Path) -> None:
-        self._files.rename(self.path, path)
-        self.path = path
-
     def close(self) -> None:
         pass
 
@@ -94,6 +90,7 @@ class SimulatedFiles:
         self.folders: set[Path] = {Path("/"), Path("/data")}
         self.room_bytes: int | None = None
         self.operations = 0
+        self.fsyncs = 0
         self._durable_names: dict[Path, Node] = {}
         self._undurable_folders: set[Path] = set()
         self._pending: list[tuple[Path, tuple[str, Path, Path | Node | None]]] = []  # (folder, change)
@@ -106,6 +103,7 @@ class SimulatedFiles:
 
     def step(self, what: str) -> None:
         self.operations += 1
+        self.fsyncs += what in ("sync", "sync directory")
         if self._crash_at is not None and self.operations >= self._crash_at:
             raise Crash(what)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_batches import NOW, append, batch, end_transaction, open_log, read_all
+from log_batches import FOLDER, NOW, append, batch, end_transaction, open_log, read_all
 from log_simulated_files import Crash, SimulatedFiles
 
 from ottla_broker.log.config import LogConfig
@@ -59,7 +59,7 @@ class Owner:
             recovery_point=self.history.recovery_point,
             log_start_offset=self.history.log_start_offset,
             clean_shutdown=clean,
-            make_later=True,
+            make_later=not self.files.exists(FOLDER),
         )
         log.on_recovery_point_lowered = self._note_recovery_point
         log.high_watermark_moved(log.log_end_offset)

@@ -75,6 +75,24 @@ def test_a_clean_close_needs_no_recovery() -> None:
     assert len(read_all(log)) == 41
 
 
+def test_a_log_that_nothing_was_written_to_is_closed_without_a_write_or_an_fsync() -> None:
+    files = SimulatedFiles()
+    log = filled(files=files)
+    end = log.log_end_offset
+    log.close()
+    for changed in (False, True):
+        log = open_log(files, config=SMALL, clean_shutdown=True, recovery_point=end)
+        log.read(0, 10_000)
+        if changed:
+            append(log, batch())
+        before = files.operations
+        log.close()
+        assert (files.operations > before) is changed
+    files.power_loss()
+    log = open_log(files, config=SMALL, clean_shutdown=True, recovery_point=end + 1)
+    assert log.log_end_offset == end + 1
+
+
 # ---- disks that fail
 
 

@@ -43,16 +43,6 @@ def test_a_file_that_is_not_there_is_not_found(place: tuple[Files, Path]) -> Non
     files.remove(folder / "missing")
 
 
-def test_a_renamed_file_stays_usable(place: tuple[Files, Path]) -> None:
-    files, folder = place
-    file = files.open(folder / "a.log", create=True)
-    file.append(b"one")
-    file.rename(folder / "b.log")
-    file.append(b"two")
-    assert files.list(folder) == ["b.log"]
-    assert files.read(folder / "b.log") == b"onetwo"
-
-
 def test_small_files_are_replaced_as_a_whole(place: tuple[Files, Path]) -> None:
     files, folder = place
     files.replace(folder / "checkpoint", b"a long content")

@@ -18,6 +18,7 @@ from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import OsFiles
 from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.shell.config import BrokerConfig
+from ottla_broker.shell.disk_chores import PORTION
 from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError, run_at_once
 from ottla_wire.errors import KafkaStorageError
 from ottla_wire.schema import Uuid
@@ -344,6 +345,63 @@ def test_a_topic_made_anew_under_the_same_name_starts_empty(place: Place) -> Non
     assert open_orders(place.open(), topic_id=OTHER_ID).topic_id == OTHER_ID
 
 
+def test_many_deleted_logs_are_removed_a_few_at_a_time(place: Place) -> None:
+    directory = place.open()
+    for index in range(PORTION * 2):
+        fill(directory.open_log("orders", index, TOPIC_ID, SMALL), 1)
+    jobs: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
+    directory.background = lambda work, done: jobs.append((work, done))
+    for index in range(PORTION * 2):
+        directory.delete_log("orders", index)
+    assert directory.partitions_on_disk() == []
+    left = []
+    while jobs:
+        (work, done) = jobs.pop()
+        assert not jobs
+        work()
+        done(None)
+        left.append(len(list(place.path.glob("orders*"))))
+    assert left == [PORTION * 2 - 1, PORTION - 1, 0]
+    directory.background = run_at_once
+
+
+def test_folders_of_topics_that_nobody_knows_are_set_aside_and_kept(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash between the deletion of a topic in the metadata and that of its folders leaves them."""
+    directory = place.open()
+    fill(open_orders(directory))
+    fill(directory.open_log("bills", 0, OTHER_ID, SMALL))
+    place.crash(directory)
+    directory = place.open()
+    log = open_orders(directory)
+    directory.started()
+    (stray,) = place.path.glob("*-stray")
+    assert stray.name.startswith("bills-0.")
+    assert (stray / f"{0:020d}.log").exists()
+    assert f"it becomes {stray.name} and may be removed" in caplog.text
+    assert log.log_end_offset == 10
+    place.close(directory)
+    directory = place.open()
+    assert directory.was_clean_shutdown
+    assert stray.exists()
+    assert directory.partitions_on_disk() == [("orders", 0)]
+
+
+def test_a_topic_made_anew_after_a_crash_does_not_inherit_offsets(place: Place) -> None:
+    """The checkpoints still have those of the deleted topic."""
+    directory = place.open()
+    log = open_orders(directory)
+    fill(log)
+    log.increment_log_start_offset(4)
+    directory.tick(60_000)
+    directory.delete_log("orders", 0)
+    place.crash(directory)
+    log = open_orders(place.open(), topic_id=OTHER_ID)
+    assert (log.log_start_offset, log.log_end_offset, log.high_watermark) == (0, 0, 0)
+    assert append(log, batch()).first_offset == 0
+
+
 def test_a_deleted_log_that_nobody_opened_goes_too(place: Place) -> None:
     directory = place.open()
     open_orders(directory)
@@ -415,6 +473,23 @@ def test_retention_runs_and_deleted_files_go_after_their_delay(place: Place) -> 
     assert not [name for name in os.listdir(folder) if name.endswith(".deleted")]
 
 
+def test_retention_looks_at_some_logs_at_a_time(place: Place) -> None:
+    directory = place.open()
+    config = LogConfig(segment_bytes=300, retention_bytes=0)
+    logs = [directory.open_log("orders", index, TOPIC_ID, config) for index in range(120)]
+    for log in logs:
+        fill(log, 3)
+    directory.tick(1)
+    now_ms, retained = 300_000, []
+    directory.tick(now_ms)
+    while directory.deadline_ms() == now_ms:
+        retained.append(sum(log.log_start_offset > 0 for log in logs))
+        now_ms += 1
+        directory.tick(now_ms)
+    assert retained == [50, 100, 120]  # and then the fsync of what was rolled
+    assert all(log.log_start_offset == 3 for log in logs)
+
+
 def test_producers_expire(place: Place) -> None:
     directory = place.open(producer_id_expiration_ms=1_000)
     log = open_orders(directory)
@@ -425,6 +500,61 @@ def test_producers_expire(place: Place) -> None:
     place.wall_ms += 1
     directory.tick(1_200_000)
     assert len(log.producers) == 0
+
+
+def test_leader_epochs_are_stored_in_the_background(place: Place) -> None:
+    directory = place.open()
+    log = open_orders(directory)
+    directory.started()
+    fill(log)
+    log.begin_epoch(3)
+    jobs: list[Callable[[], None]] = []
+    directory.background = lambda work, done: jobs.append(work)
+    log.increment_log_start_offset(4)
+    checkpoint = place.path / "orders-0" / "leader-epoch-checkpoint"
+    before = checkpoint.read_text()
+    directory.tick(60_000)
+    assert checkpoint.read_text() == before
+    log.begin_epoch(7)  # durable at once, and it knows of the new start as well
+    assert checkpoint.read_text() == "0\n2\n0 4\n7 10\n"
+    for job in jobs:
+        job()
+    assert checkpoint.read_text() == "0\n2\n0 4\n7 10\n"
+    directory.background = run_at_once
+
+
+@pytest.mark.parametrize("ends", ["starts", "stops"])
+def test_epochs_that_begin_while_logs_are_opened_are_stored_together(place: Place, ends: str) -> None:
+    directory = place.open()
+    logs = [directory.open_log("orders", index, TOPIC_ID, SMALL) for index in range(20)]
+    for log in logs:
+        fill(log, 1)
+        log.begin_epoch(3)
+    stored = list(place.path.glob("orders-*/leader-epoch-checkpoint"))
+    assert stored == []
+    if ends == "starts":
+        directory.started()
+        logs[0].begin_epoch(4)
+    else:
+        place.close(directory)
+    stored = sorted(place.path.glob("orders-*/leader-epoch-checkpoint"))
+    contents = [path.read_text() for path in stored]
+    assert contents == ["0\n2\n0 0\n4 1\n" if ends == "starts" else "0\n2\n0 0\n3 1\n"] + ["0\n2\n0 0\n3 1\n"] * 19
+
+
+def test_leader_epochs_of_a_deleted_topic_do_not_get_into_its_successor(place: Place) -> None:
+    directory = place.open()
+    fill(open_orders(directory))
+    jobs: list[Callable[[], None]] = []
+    directory.background = lambda work, done: jobs.append(work)
+    directory.tick(60_000)
+    directory.delete_log("orders", 0)
+    log = open_orders(directory, topic_id=OTHER_ID)
+    fill(log)
+    for job in jobs:
+        job()
+    assert not (place.path / "orders-0" / "leader-epoch-checkpoint").exists()
+    directory.background = run_at_once
 
 
 def test_an_idle_broker_writes_nothing(place: Place) -> None:
@@ -455,10 +585,11 @@ def test_a_partition_has_no_folder_before_its_first_append(place: Place) -> None
     assert log.is_established
     fill(log, 1)
     assert (place.path / "orders-0" / "partition.metadata").exists()
-    assert "0 0" in (place.path / "orders-0" / "leader-epoch-checkpoint").read_text()
     assert not log.is_established
     log.flush()
     assert log.is_established
+    directory.tick(60_000)
+    assert (place.path / "orders-0" / "leader-epoch-checkpoint").read_text() == "0\n1\n0 0\n"
 
 
 def test_a_partition_without_a_folder_is_closed_deleted_and_opened_again(place: Place) -> None:

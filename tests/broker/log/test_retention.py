@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from log_batches import FOLDER, NOW, append, batch, end_transaction, filled, open_log
+from log_batches import FOLDER, NOW, SMALL, append, batch, end_transaction, filled, open_log, read_all
 from log_simulated_files import Crash, SimulatedFiles
 
 from ottla_broker.log.config import LogConfig
@@ -168,6 +168,28 @@ def test_deleted_segments_do_not_come_back_after_a_power_failure(seed: int) -> N
     first = f"{log._bases[0]:020d}.log"
     files.power_loss()
     assert log_names(files)[0] == first
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_segments_that_were_fsynced_are_deleted_without_an_fsync(seed: int) -> None:
+    """It would hold everybody up; should they come back after a power failure they are whole, and go again."""
+    files = SimulatedFiles(seed)
+    log = filled(files=files)
+    log.flush(log.active_segment_base_offset)
+    expected = [(stored.base_offset, stored.count) for stored in read_all(log)]
+    files.fsyncs = 0
+    log.increment_log_start_offset(log._bases[4])
+    log.delete_old_segments(NOW)
+    assert files.fsyncs == 0
+    recovery_point, start, end = log.recovery_point, log._bases[0], log.log_end_offset
+    assert recovery_point == log.active_segment_base_offset
+    files.power_loss()
+    log = open_log(files, config=SMALL, recovery_point=recovery_point)
+    assert log.log_start_offset <= start
+    assert log.log_end_offset >= recovery_point
+    found = [(stored.base_offset, stored.count) for stored in read_all(log)]
+    assert found == [entry for entry in expected if log.log_start_offset <= entry[0] < log.log_end_offset]
+    assert log.log_end_offset <= end
 
 
 def test_a_crash_while_truncating_leaves_no_hole() -> None:

@@ -13,10 +13,11 @@ import pytest
 from ottla.embedded import EmbeddedKafka
 from ottla_wire.framing import encode_request
 from ottla_wire.messages.api_versions import ApiVersionsRequest
+from ottla_wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from ottla_wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from ottla_wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from ottla_wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from ottla_wire.messages.metadata import MetadataRequest
+from ottla_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from ottla_wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from ottla_wire.records import build_batch, iter_batches
 
@@ -134,6 +135,33 @@ def test_a_topic_that_is_deleted_answers_a_parked_fetch(kafka: Any, connect: Any
     admin.ask(DeleteTopicsRequest(topics=[DeleteTopicState(name="many")], timeout_ms=5000), 6)
     _, answer = consumer.receive(fetch, 12)
     assert answer.responses[0].partitions[0].error_code == 3
+
+
+def test_others_are_answered_while_a_topic_of_a_thousand_partitions_is_made(kafka: Any, connect: Any) -> None:
+    maker, other = connect(kafka.bootstrap_servers), connect(kafka.bootstrap_servers)
+    topic = CreatableTopic(name="thousand", num_partitions=1000, replication_factor=1)
+    request = CreateTopicsRequest(topics=[topic], timeout_ms=30_000)
+    maker.send(request, 7)
+    answered = 0
+    while maker.is_silent(0.0001):
+        other.ask(ApiVersionsRequest(), 2)
+        answered += 1
+    assert maker.receive(request, 7)[1].topics[0].error_code == 0
+    assert answered > 5  # one before it began, one behind it, and those in between
+    metadata = other.ask(MetadataRequest(topics=[MetadataRequestTopic(name="thousand")]), 9).topics[0]
+    assert len(metadata.partitions) == 1000
+    assert offset_of(other.ask(produce_request("thousand", b"x", index=999), 9)) == 0
+
+
+def test_a_broker_that_stops_while_new_folders_are_fsynced_stops_quietly(
+    connect: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with EmbeddedKafka(data=tmp_path / "data", topics={"t": 100}) as kafka:
+        client = connect(kafka.bootstrap_servers)
+        for index in range(100):
+            offset_of(client.ask(produce_request("t", b"x", index=index, acks=1), 9))
+    assert caplog.text == ""
+    assert (tmp_path / "data" / ".kafka_cleanshutdown").exists()
 
 
 def test_fsync_before_ack_goes_through_the_disk_thread(

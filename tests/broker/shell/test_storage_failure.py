@@ -217,7 +217,7 @@ def test_a_read_that_fails_stops_the_broker(scenario: Any) -> None:
     scenario(play)
 
 
-@pytest.mark.parametrize(("operation", "name"), [("rename", "orders-0"), ("remove_tree", "-delete"), ("sync", "data")])
+@pytest.mark.parametrize(("operation", "name"), [("rename", "orders-0"), ("remove_tree", "-delete")])
 def test_a_topic_that_cannot_be_deleted_stops_the_broker(scenario: Any, operation: str, name: str) -> None:
     async def play(node: FailingNode, client: Any) -> None:
         assert await create(client, "orders") == 0
