@@ -67,6 +67,12 @@ class Payers(threading.Thread):
         if self.failures:
             raise SystemExit(f"{len(self.failures)} payments could not be sent: {self.failures[0]}")
 
+    def abandon(self) -> None:
+        """Stop without waiting for what is on its way."""
+        self._stopping.set()
+        self.join(30)
+        self._producer.close(0)
+
 
 class Watcher(threading.Thread):
     """Reads the committed receipts while all this goes on."""
@@ -110,6 +116,7 @@ class Demonstration:
         self.workers = [Worker(number, folder, self.servers, database) for number in range(options.workers)]
         self.chaos = Chaos(self.broker, self.workers, rng)
         self.rate: float = options.rate
+        self.payers: Payers | None = None
         self.payers_seed = rng.randrange(1 << 30)
 
     def run(self) -> tuple[Evidence, Files]:
@@ -117,7 +124,7 @@ class Demonstration:
         self.broker.start()
         with AdminClient(bootstrap_servers=self.servers) as admin:
             admin.create_topics([NewTopic(name, partitions=PARTITIONS) for name in ("payments", "receipts")])
-        payers = Payers(self.servers, list(self.opening), self.rate, self.payers_seed)
+        payers = self.payers = Payers(self.servers, list(self.opening), self.rate, self.payers_seed)
         watcher = Watcher(self.servers)
         for child in (*self.workers, payers, watcher):
             child.start()
@@ -190,7 +197,9 @@ class Demonstration:
         return sum(worker.log.read_text(errors="replace").count("charged before: ") for worker in self.workers)
 
     def close(self) -> None:
-        """Leave no process behind, whatever went wrong."""
+        """Leave no process behind, and wait for nothing, whatever went wrong."""
+        if self.payers is not None and self.payers.is_alive():
+            self.payers.abandon()
         for child in (*self.workers, self.broker):
             if child.process is not None:
                 child.kill()

@@ -33,4 +33,5 @@ class Inbox:
         """
         insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(self.table)
         identity = (self.group, record.topic, record.partition, record.offset)
-        yield connection.execute(insert.values(identity).on_conflict_do_nothing()).rowcount == 1
+        written = insert.values(identity).on_conflict_do_nothing().returning(self.table.c.record_offset)
+        yield connection.execute(written).first() is not None
