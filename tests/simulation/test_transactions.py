@@ -1,4 +1,4 @@
-"""1,000 seeds of transactions under trouble, in virtual time; what that is, `support/simulation` says."""
+"""Hundreds of seeds of transactions under trouble, in virtual time; what that is, `support/simulation` says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "1000"))
+SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "400"))
 PROCESSES = 2
 
 
