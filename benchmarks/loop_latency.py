@@ -25,10 +25,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "tests")]
-
-from support.wire_client import WireClient
-
 from ottla_wire.messages.api_versions import ApiVersionsRequest
 from ottla_wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from ottla_wire.messages.delete_records import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
@@ -36,9 +32,19 @@ from ottla_wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicSt
 from ottla_wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from ottla_wire.records import build_batch
 
+TESTS = Path(__file__).resolve().parent.parent / "tests"
 PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS = 0.0005
 CHECKPOINT_MS = 3_000
+
+
+def _connect(address: str) -> Any:
+    """A client that speaks the wire and nothing else: the tests have one."""
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    from support.wire_client import WireClient
+
+    return WireClient(address, timeout=PATIENCE_SECONDS)
 
 
 class Outcome(NamedTuple):
@@ -55,7 +61,7 @@ class Work:
     def __init__(self, address: str, partitions: int) -> None:
         self.partitions = partitions
         self.slowest_ms = 0.0
-        self._client = WireClient(address, timeout=PATIENCE_SECONDS)
+        self._client = _connect(address)
 
     def ask(self, request: Any, version: int) -> Any:
         """One request, timed."""
@@ -122,7 +128,7 @@ SCENARIOS: dict[str, tuple[list[Callable[[Work], None]], Callable[[Work], None]]
 
 def bystander(address: str, ready: Any, stop: Any, result: Any) -> None:
     """Ask for ApiVersions until told to stop; hand back the longest wait."""
-    client = WireClient(address, timeout=PATIENCE_SECONDS)
+    client = _connect(address)
     longest = 0.0
     asked = 0
     while not stop.is_set():
