@@ -2,8 +2,8 @@
 
 The path of a record: `send` puts it into the open batch of its partition, in the caller's thread and in one native call
 (`OpenTopics`), without a lock; where it needs a serializer, `_send_otherwise` makes bytes of it before. A record that
-needs a batch, memory or metadata goes through the accumulator under its lock (`_send_slowly`), and wakes the `Sender` on
-the engine's I/O thread if that has to look earlier than it would.
+needs a batch, memory or metadata goes through the accumulator under its lock (`_send_slowly`), and wakes the `Sender`
+on the engine's I/O thread if that has to look earlier than it would.
 """
 
 from __future__ import annotations
