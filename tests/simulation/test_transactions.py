@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "400"))
+SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "200"))
 PROCESSES = 2
 
 
