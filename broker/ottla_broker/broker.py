@@ -101,11 +101,23 @@ class Broker:
         """Handle one request: a response, a `Pending` of one, or None (no answer)."""
         return api.dispatch(self, context, request)
 
-    def settle(self, now_ms: int) -> None:
-        """Do what became possible: answers that waited for a high watermark, fetches that waited for data.
+    def settle_answers(self, now_ms: int) -> None:
+        """Do what answers wait for: a high watermark, data, the records of coordinators.
 
-        Called once after a batch of requests, so that a fetch sees the batch and not its first record.
+        Called once after a batch of requests, so that a fetch sees the batch and not its first record. What follows
+        from it and nobody waits for (`has_follow_ups`) is left to `settle`.
         """
+        self.groups.settle(now_ms)
+        self.transactions.settle_answers(now_ms)
+        self.replicas.settle(now_ms)
+
+    @property
+    def has_follow_ups(self) -> bool:
+        """Whether `settle` has more to do than `settle_answers`: transactions that have ended want their markers."""
+        return self.transactions.has_follow_ups or not self.verification.is_settled
+
+    def settle(self, now_ms: int) -> None:
+        """Do everything that became possible, and what follows from it."""
         while True:
             self.groups.settle(now_ms)
             self.transactions.settle(now_ms)

@@ -4,8 +4,8 @@ A facade: it finds the partition of `__transaction_state` an id lives in and han
 `TransactionShard` through the `CoordinatorRuntime`. What cannot be done fails the `Pending` with a `KafkaError`; the
 handlers in `ottla_broker.api` know which version of a request wants to see it how.
 
-`settle` does all that follows from a turn's requests in that turn: the records of their *Prepare*, the markers, and the
-records of *Complete*, those of one partition in one batch.
+`settle_answers` writes what a turn's requests have decided, those of one partition in one batch; they are answered with
+it. `settle` does the rest as well: the markers of what has ended, and the records of *Complete*.
 """
 
 from __future__ import annotations
@@ -113,6 +113,15 @@ class TransactionCoordinator:
 
     # time
 
+    def settle_answers(self, now_ms: int) -> None:
+        """Write what this loop turn has decided; the ends of transactions are answered with it."""
+        self.runtime.flush(now_ms)
+
+    @property
+    def has_follow_ups(self) -> bool:
+        """Whether transactions have ended whose markers `settle` has to send."""
+        return self.markers.has_due
+
     def settle(self, now_ms: int) -> None:
         """Write what this loop turn has decided, and everything that follows from it."""
         self.runtime.flush(now_ms)
@@ -141,15 +150,13 @@ class TransactionCoordinator:
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        if not self.runtime.partitions():
+        if not self.runtime.has_partitions:
             return None
-        deadlines = (
-            self.runtime.deadline_ms(),
-            self.markers.deadline_ms(),
-            self._next_time_out_scan_ms,
-            self._next_expiry_scan_ms,
-        )
-        return min(at for at in deadlines if at is not None)
+        earliest = min(self._next_time_out_scan_ms, self._next_expiry_scan_ms)
+        for at in (self.runtime.deadline_ms(), self.markers.deadline_ms()):
+            if at is not None and at < earliest:
+                earliest = at
+        return earliest
 
     def _abort_timed_out(self, now_ms: int) -> None:
         for partition in self.runtime.partitions():

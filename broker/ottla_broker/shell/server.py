@@ -4,6 +4,9 @@ A connection handles its requests in its data callback. Whatever happened (reque
 in one turn per loop iteration: the broker settles what became possible, connections whose answers became ready make
 progress, and each connection's answers leave with one write. So requests of several connections that came together
 are settled together.
+
+What follows from a turn and no answer waits for (the markers of transactions that have ended) is done at the beginning
+of the next one, which comes before anything else is read: the answers are on their way by then.
 """
 
 from __future__ import annotations
@@ -156,12 +159,14 @@ class Server:
         self._in_turn = True
         try:
             now_ms = self.broker.clock.now_ms()
+            if self.broker.has_follow_ups:
+                self._guarded(self.broker.settle, now_ms)
             while True:
                 while self._touched:
                     touched, self._touched = self._touched, {}
                     for connection in touched:
                         connection.progress(now_ms)
-                self._guarded(self.broker.settle, now_ms)
+                self._guarded(self.broker.settle_answers, now_ms)
                 if not self._touched:
                     break
             with_output, self._with_output = self._with_output, {}
@@ -169,6 +174,8 @@ class Server:
                 connection.flush()
         finally:
             self._in_turn = False
+        if self.broker.has_follow_ups and now_ms >= self._no_tick_before_ms:
+            self.request_turn()
         self._start_sync()
         self._schedule_tick(now_ms)
 

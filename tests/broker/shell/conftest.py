@@ -130,6 +130,8 @@ class ScriptedBroker:
         self.contexts: list[Any] = []
         self.answers: dict[int, deque[Any]] = {}
         self.settled = 0
+        self.has_follow_ups = False
+        self.followed_up: Callable[[], None] = lambda: None
         self.ticks: list[int] = []
         self.deadline: int | None = None
         self.on_settle: Callable[[], None] | None = None
@@ -147,6 +149,10 @@ class ScriptedBroker:
         return answer
 
     def settle(self, now_ms: int) -> None:
+        self.followed_up()
+        self.has_follow_ups = False
+
+    def settle_answers(self, now_ms: int) -> None:
         self.settled += 1
         if self.on_settle is not None:
             self.on_settle()

@@ -125,6 +125,23 @@ class TestOrder:
         assert producer.answered == [2]
         assert consumer.answered == [1]
 
+    def test_what_only_follows_from_a_request_is_done_when_its_answer_has_left_and_before_the_next_one(
+        self, harness: Any
+    ) -> None:
+        harness.broker.will_answer(METADATA, MetadataResponse(), MetadataResponse())
+        peer = harness.connects()
+        seen: list[tuple[list[int], int]] = []
+        harness.broker.followed_up = lambda: seen.append((list(peer.answered), len(harness.broker.asked)))
+
+        def leads_on() -> None:
+            harness.broker.has_follow_ups = len(harness.broker.asked) == 1 and not seen
+
+        harness.broker.on_settle = leads_on
+        peer.sends(metadata(1))
+        peer.sends(metadata(2))
+        assert peer.answered == [1, 2]
+        assert seen == [([1], 1)]
+
     def test_a_frame_may_come_in_any_number_of_pieces(self, harness: Any) -> None:
         harness.broker.will_answer(METADATA, MetadataResponse(), MetadataResponse())
         peer = harness.connects()
@@ -343,3 +360,19 @@ class TestTurns:
         harness.loop.advance(2_000)
         assert len(harness.broker.ticks) <= 3
         assert "settling failed" in caplog.text
+
+    def test_nor_does_one_that_fails_in_what_follows(self, harness: Any) -> None:
+        harness.broker.will_answer(METADATA, MetadataResponse(), MetadataResponse())
+        attempts: list[int] = []
+
+        def fail() -> None:
+            attempts.append(1)
+            raise RuntimeError("following up failed")
+
+        harness.broker.followed_up = fail
+        harness.broker.has_follow_ups = True
+        peer = harness.connects()
+        peer.sends(metadata(1))
+        peer.sends(metadata(2))
+        assert peer.answered == [1, 2]
+        assert len(attempts) <= 2

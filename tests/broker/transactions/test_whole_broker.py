@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ottla_broker.context import ANONYMOUS, RequestContext
 from ottla_wire.messages.describe_transactions import DescribeTransactionsRequest
 from ottla_wire.messages.end_txn import EndTxnRequest
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest
@@ -66,7 +67,7 @@ def shop(bench: Any) -> Shop:
     return Shop(bench)
 
 
-def test_a_transaction_is_over_with_the_turn_that_ends_it(shop: Shop) -> None:
+def test_a_transaction_is_over_before_the_next_request(shop: Shop) -> None:
     producer = shop.start()
     deadline_ms = shop.bench.broker.deadline_ms()
     for number in range(3):
@@ -80,6 +81,23 @@ def test_a_transaction_is_over_with_the_turn_that_ends_it(shop: Shop) -> None:
         assert shop.bench.broker.deadline_ms() == deadline_ms, "nothing waits for a timer"
         assert isinstance(following, tuple)
         producer = following
+
+
+def test_its_end_is_answered_before_its_markers_are_written(shop: Shop) -> None:
+    broker, now_ms = shop.bench.broker, shop.bench.clock.now_ms()
+    producer = shop.start()
+    shop.produce(producer, b"a")
+    request = EndTxnRequest(transactional_id=ID, producer_id=producer[0], producer_epoch=producer[1], committed=True)
+    context = RequestContext(1, request.api_key, 5, "c", "h", ANONYMOUS, now_ms)
+    answer = broker.handle(context, request)
+    assert not answer.done()
+    broker.settle_answers(now_ms)
+    assert (answer.done(), answer.result().error_code) == (True, 0)
+    assert not shop.is_stable()
+    assert broker.has_follow_ups
+    broker.settle(now_ms)
+    assert shop.is_stable()
+    assert not broker.has_follow_ups
 
 
 def test_a_write_that_comes_after_its_transaction_has_timed_out_opens_nothing(shop: Shop) -> None:
