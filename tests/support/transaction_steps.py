@@ -7,6 +7,7 @@ line, writes transaction 1, says `written`, ends it, says `ended`, and waits.
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 
 from ottla.client import AdminClient, ConsumerGroupMetadata, KafkaConsumer, KafkaProducer, TopicPartition
@@ -57,7 +58,9 @@ class Case:
         ) as consumer:
             consumer.assign(self.places)
             ends = consumer.end_offsets(self.places, 30)
+            deadline = time.monotonic() + 30
             while any(consumer.position(place, 30) < end for place, end in ends.items()):
+                assert time.monotonic() < deadline, f"{found} in 30 s of {ends}"
                 for record in consumer.poll(0.5):
                     found[record.partition].append(int(record.value))
         assert found[0] == found[1] == found[2], f"a transaction is there in part: {found}"
