@@ -181,6 +181,11 @@ class CoordinatorRuntime(Generic[S]):
         """The partitions this broker coordinates, loading or active."""
         return sorted(self._partitions)
 
+    @property
+    def has_partitions(self) -> bool:
+        """Whether there are any."""
+        return bool(self._partitions)
+
     # verbs and reads
 
     def run(self, partition: int, verb: Verb[S, T], now_ms: int) -> Pending[T]:
