@@ -134,6 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         """Collect the answers that are ready, handle the requests whose turn it is."""
         self._collect_answers()
         while self._requests and self._may_handle_next():
+            self._server.follow_up(now_ms)
             frame = self._requests.popleft()
             self.last_active_ms = now_ms
             try:

@@ -6,7 +6,7 @@ progress, and each connection's answers leave with one write. So requests of sev
 are settled together.
 
 What follows from a turn and no answer waits for (the markers of transactions that have ended) is done at the beginning
-of the next one, which comes before anything else is read: the answers are on their way by then.
+of the next one, when the answers are on their way; but in any case before another request is handled.
 """
 
 from __future__ import annotations
@@ -159,8 +159,7 @@ class Server:
         self._in_turn = True
         try:
             now_ms = self.broker.clock.now_ms()
-            if self.broker.has_follow_ups:
-                self._guarded(self.broker.settle, now_ms)
+            self.follow_up(now_ms)
             while True:
                 while self._touched:
                     touched, self._touched = self._touched, {}
@@ -178,6 +177,11 @@ class Server:
             self.request_turn()
         self._start_sync()
         self._schedule_tick(now_ms)
+
+    def follow_up(self, now_ms: int) -> None:
+        """Do what follows from earlier requests; the next one must find it done."""
+        if self.broker.has_follow_ups:
+            self._guarded(self.broker.settle, now_ms)
 
     def _guarded(self, step: Callable[[int], None], now_ms: int) -> None:
         try:

@@ -142,6 +142,22 @@ class TestOrder:
         assert peer.answered == [1, 2]
         assert seen == [([1], 1)]
 
+    def test_a_request_that_has_come_already_finds_done_what_follows_from_the_one_before(self, harness: Any) -> None:
+        harness.broker.will_answer(PRODUCE, ProduceResponse(), ProduceResponse())
+        peer = harness.connects()
+        seen: list[int] = []
+        harness.broker.followed_up = lambda: seen.append(len(harness.broker.asked))
+        handle = harness.broker.handle
+
+        def leads_on(context: Any, request: Any) -> Any:
+            harness.broker.has_follow_ups = len(harness.broker.asked) == 0
+            return handle(context, request)
+
+        harness.broker.handle = leads_on
+        peer.sends(produce(1), produce(2))
+        assert peer.answered == [1, 2]
+        assert seen == [1]
+
     def test_a_frame_may_come_in_any_number_of_pieces(self, harness: Any) -> None:
         harness.broker.will_answer(METADATA, MetadataResponse(), MetadataResponse())
         peer = harness.connects()
@@ -375,4 +391,5 @@ class TestTurns:
         peer.sends(metadata(1))
         peer.sends(metadata(2))
         assert peer.answered == [1, 2]
-        assert len(attempts) <= 2
+        harness.loop.advance(2_000)
+        assert len(attempts) <= 6
