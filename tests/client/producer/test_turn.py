@@ -63,6 +63,16 @@ def test_a_sender_does_not_wait_for_long() -> None:
     assert time.monotonic() - start < 10
 
 
+def test_nobody_waits_again_for_an_io_thread_that_did_not_come() -> None:
+    one = Turn()
+    woken: list[int] = []
+    one.offer(1, lambda: woken.append(1))
+    one.offer(2, lambda: woken.append(2))
+    one.begin(3)
+    one.offer(4, lambda: woken.append(4))
+    assert woken == [1, 4]
+
+
 class Task:
     """In place of the sender's task: notes who is let go first."""
 

@@ -18,6 +18,8 @@ from typing import Final
 PATIENCE_SECONDS: Final = 0.001
 """The longest that a sender waits for the I/O thread, which may be busy in a callback."""
 
+_NOT_SINCE: Final = 1 << 62
+
 
 class Turn:
     """Whether the I/O thread has had its turn; `begin` is its method, `offer` the senders'."""
@@ -37,13 +39,15 @@ class Turn:
     def offer(self, now_ms: int, wake: Callable[[], object]) -> None:
         """Let the I/O thread begin a turn, waiting 1 ms at most, unless it has had one in this millisecond.
 
+        Where it does not come, in a callback that takes its time, nobody waits for it again until it has begun one.
+
         Args:
             now_ms: the present.
             wake: sees to it that the I/O thread has a reason to.
         """
         if now_ms <= self._begun_ms:
             return
-        self._begun_ms = now_ms  # other senders need not wait, too
+        self._begun_ms = _NOT_SINCE  # nobody else waits meanwhile, nor after us if the I/O thread is held up for longer
         self._begun.acquire(blocking=False)  # what began before does not count
         wake()
         self._begun.acquire(timeout=PATIENCE_SECONDS)
