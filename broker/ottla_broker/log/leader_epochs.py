@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_NAME = "leader-epoch-checkpoint"
 
 
+Store = Callable[[Callable[[], None]], None]
+
+
 class EpochEntry(NamedTuple):
     """The leader of `epoch` appended from `start_offset` on."""
 
@@ -41,19 +44,21 @@ class EpochEnd(NamedTuple):
 class LeaderEpochs:
     """The epochs of one partition, ascending in epoch and start offset.
 
+    Args:
+        store: does a write that makes a change durable; a broker that starts may put it off until it serves.
+
     Attributes:
-        store: does the write that makes a new epoch durable; a broker that starts may put it off until it serves.
         is_stale: whether `save` has something to write.
     """
 
-    def __init__(self, files: Files, folder: Path) -> None:
+    def __init__(self, files: Files, folder: Path, store: Store | None = None) -> None:
         self._files = files
         self._folder = folder
         self._epochs: list[int] = []
         self._starts: list[int] = []
         self.is_stale = False
         self._writes = OrderedWrites()
-        self.store: Callable[[Callable[[], None]], None] = lambda write: write()
+        self._store: Store = store or _at_once
 
     def load(self) -> None:
         """Read the checkpoint; a missing or damaged one is empty, and recovery fills it from the log."""
@@ -85,9 +90,7 @@ class LeaderEpochs:
         Entries that contradict this give way.
         """
         if self.note(epoch, start_offset) and start_offset > 0:
-            write = self.prepare_save()
-            if write is not None:
-                self.store(write)
+            self.save()
 
     def note(self, epoch: int, start_offset: int) -> bool:
         """`assign` without writing: True if `save` has something to write."""
@@ -150,7 +153,7 @@ class LeaderEpochs:
         """Write what is not in the file yet. Durable on return."""
         write = self.prepare_save()
         if write is not None:
-            write()
+            self._store(write)
 
     def prepare_save(self) -> Callable[[], None] | None:
         """`save` for another thread: what is to be called there; None if there is nothing to write."""
@@ -168,3 +171,7 @@ class LeaderEpochs:
         entries = list(entries)
         self._epochs = [entry.epoch for entry in entries]
         self._starts = [entry.start_offset for entry in entries]
+
+
+def _at_once(write: Callable[[], None]) -> None:
+    write()

@@ -30,7 +30,7 @@ from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Buffer, Files
 from ottla_broker.log.flush_work import FlushWork
 from ottla_broker.log.indexes import MAX_RELATIVE_OFFSET, AbortedTxn
-from ottla_broker.log.leader_epochs import LeaderEpochs
+from ottla_broker.log.leader_epochs import LeaderEpochs, Store
 from ottla_broker.log.partition_metadata import METADATA_NAME, ensure_partition_metadata, write_topic_id
 from ottla_broker.log.producer_snapshot import Snapshots
 from ottla_broker.log.producer_state import AppendOrigin, PreparedAppend, ProducerStates, Verification
@@ -95,6 +95,7 @@ class PartitionLog:
         *,
         producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
         verify_transactions: bool = False,
+        store_epochs: Store | None = None,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -106,7 +107,7 @@ class PartitionLog:
         self.high_watermark = 0
         self.flushed_offset = 0
         self.offline: KafkaStorageError | None = None
-        self.leader_epochs = LeaderEpochs(files, folder)
+        self.leader_epochs = LeaderEpochs(files, folder, store_epochs)
         self.producers = ProducerStates(self.name, producer_id_expiration_ms, require_verification=verify_transactions)
         self.on_flush_wanted: Callable[[PartitionLog], None] | None = None
         self.on_recovery_point_lowered: Callable[[PartitionLog], None] | None = None
@@ -145,10 +146,11 @@ class PartitionLog:
         producer_id_expiration_ms: int = PRODUCER_EXPIRATION_MS,
         verify_transactions: bool = False,
         make_later: bool = False,
+        store_epochs: Store | None = None,
     ) -> PartitionLog:
         """Open a folder, or make a new one; after a crash this is recovery.
 
-        `make_later`: there is no folder, and it is to be made at the first append.
+        `make_later`: there is no folder, and it is to be made at the first append. `store_epochs`: see `LeaderEpochs`.
         `verify_transactions`: a transaction's first records are only taken with the guard of its verification.
         Raises KafkaStorageError, and InconsistentTopicId if the folder belongs to another topic of the same name.
         """
@@ -161,6 +163,7 @@ class PartitionLog:
             config,
             producer_id_expiration_ms=producer_id_expiration_ms,
             verify_transactions=verify_transactions,
+            store_epochs=store_epochs,
         )
         try:
             if make_later:

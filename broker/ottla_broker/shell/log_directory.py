@@ -103,6 +103,8 @@ class LogDirectory:
         self._recovery_points = OffsetCheckpoint(files, self.path / RECOVERY_POINT_CHECKPOINT)
         self._log_starts = OffsetCheckpoint(files, self.path / LOG_START_CHECKPOINT)
         self._high_watermarks = OffsetCheckpoint(files, self.path / HIGH_WATERMARK_CHECKPOINT)
+        self._checkpoints = (self._recovery_points, self._log_starts, self._high_watermarks)
+        self._outdated: set[Partition] = set()  # deleted, but the files of the checkpoints may still have their offsets
         self._chores = DiskChores(lambda work, done: self.background(work, done), self._background_done)
         self._put_off: list[Callable[[], None]] | None = []  # None once the broker has started
         self._unchecked: set[Partition] = set()
@@ -170,13 +172,17 @@ class LogDirectory:
         return directory
 
     def _load(self) -> None:
-        for checkpoint in (self._recovery_points, self._log_starts, self._high_watermarks):
+        for checkpoint in self._checkpoints:
             checkpoint.load()
         for name in self._files.list(self.path):
             if name.endswith(DELETE_SUFFIX):
                 self._files.remove_tree(self.path / name)
+        on_disk = set(self.partitions_on_disk())
+        for partition in {partition for checkpoint in self._checkpoints for partition in checkpoint.partitions()}:
+            if partition not in on_disk:
+                self._forget(partition)
         if not self.was_clean_shutdown:
-            self._unchecked = set(self.partitions_on_disk())
+            self._unchecked = on_disk
 
     # ---- logs
 
@@ -206,7 +212,6 @@ class LogDirectory:
         log.on_flush_wanted = self._want_flush
         log.on_recovery_point_lowered = self._store_recovery_points_now
         log.on_offline = self.fail
-        log.leader_epochs.store = self._store_epoch
         self._unchecked.discard(partition)
         self.logs[partition] = log
         return log
@@ -217,9 +222,10 @@ class LogDirectory:
         exists = self._files.exists(folder)
         if exists and not self._is_of(folder, partition, topic_id):
             self._discard(folder)
+            self._forget(partition)
             exists = False
-        if not exists:
-            self._forget(partition)  # a checkpoint may still have the offsets of one that was deleted before a crash
+        if partition in self._outdated:
+            self._drop_outdated_offsets()
         return PartitionLog.open(
             self._files,
             folder,
@@ -235,6 +241,7 @@ class LogDirectory:
             producer_id_expiration_ms=self._config.producer_id_expiration_ms,
             verify_transactions=self._config.transaction_partition_verification_enable,
             make_later=not exists,
+            store_epochs=self._store_epoch,
         )
 
     def _cannot_open(self, name: str, error: Exception) -> KafkaStorageError:
@@ -330,8 +337,20 @@ class LogDirectory:
 
     def _forget(self, partition: Partition) -> None:
         self._unchecked.discard(partition)
-        for checkpoint in (self._recovery_points, self._log_starts, self._high_watermarks):
-            checkpoint.forget(partition)
+        self._high_watermarks.forget(partition)
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if checkpoint.forget(partition):
+                self._outdated.add(partition)
+
+    def _drop_outdated_offsets(self) -> None:
+        """Store the checkpoints before a partition of a deleted one's name takes anything.
+
+        Or else a crash, and the next start: the new log ends before the log start of the old one, and is emptied; or it
+        ends before the old one's recovery point, and is believed unchecked.
+        """
+        for checkpoint in (self._recovery_points, self._log_starts):
+            checkpoint.rewrite()()
+        self._outdated.clear()
 
     # ---- failure
 

@@ -45,14 +45,22 @@ class OffsetCheckpoint:
         """The offset of a partition, 0 if it is unknown."""
         return self._offsets.get(partition, 0)
 
-    def forget(self, partition: Partition) -> None:
-        """The partition is deleted."""
-        self._offsets.pop(partition, None)
+    def forget(self, partition: Partition) -> bool:
+        """The partition is deleted. True if the file may still give a later one of its name an offset."""
+        return self._offsets.pop(partition, 0) > 0
+
+    def partitions(self) -> list[Partition]:
+        """Those that have an offset."""
+        return list(self._offsets)
 
     def update(self, offsets: Mapping[Partition, int]) -> Callable[[], None] | None:
         """Take over current offsets; what then is to be run, on any thread, to store them. None if nothing changed."""
         self._offsets.update(offsets)
         if self._offsets == self._written:
             return None
+        return self.rewrite()
+
+    def rewrite(self) -> Callable[[], None]:
+        """What is to be run to store the offsets as they are now, changed or not."""
         self._written = dict(self._offsets)
         return self._writes.next(partial(write_offset_checkpoint, self._files, self._path, self._written))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from log_batches import NOW, append, batch, read_all
@@ -20,8 +21,10 @@ from ottla_broker.log.partition_log import PartitionLog
 from ottla_broker.shell.config import BrokerConfig
 from ottla_broker.shell.disk_chores import PORTION
 from ottla_broker.shell.log_directory import LogDirectory, LogDirectoryError, run_at_once
+from ottla_broker.shell.unsynced_files import UnsyncedFiles
 from ottla_wire.errors import KafkaStorageError
 from ottla_wire.schema import Uuid
+from support.faulty_files import FaultyFiles
 
 TOPIC_ID = Uuid.random(random.Random(1))
 OTHER_ID = Uuid.random(random.Random(2))
@@ -33,6 +36,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.config = BrokerConfig(log_dirs=str(folder / "data"), node_id=3)
+        self.files: Any = OsFiles()
         self.wall_ms = NOW
         self.opened: list[LogDirectory] = []
 
@@ -42,7 +46,7 @@ class Place:
 
     def open(self, **config: object) -> LogDirectory:
         directory = LogDirectory.open(
-            replace(self.config, **config), files=OsFiles(), wall_ms=lambda: self.wall_ms, address="127.0.0.1:9092"
+            replace(self.config, **config), files=self.files, wall_ms=lambda: self.wall_ms, address="127.0.0.1:9092"
         )
         directory.tick(0)
         self.opened.append(directory)
@@ -267,6 +271,23 @@ def test_a_folder_that_failed_is_not_written_to_any_more(place: Place) -> None:
     assert "Input/output error" in sentences[0]
 
 
+def test_one_fsync_that_fails_at_the_end_leaves_no_marker_and_no_recovery_points(place: Place) -> None:
+    place.files = FaultyFiles()
+    directory = place.open()
+    for index in range(3):
+        fill(directory.open_log("orders", index, TOPIC_ID, SMALL))
+    place.files.fail("sync", f"orders-1/{0:020d}.log")
+    place.close(directory)
+    assert directory.failure is not None
+    assert f"orders-1/{0:020d}.log: Input/output error" in directory.failure
+    assert not (place.path / ".kafka_cleanshutdown").exists()
+    assert not (place.path / "recovery-point-offset-checkpoint").exists()
+    place.files.heal()
+    directory = place.open()
+    for index in range(3):
+        assert len(read_all(directory.open_log("orders", index, TOPIC_ID, SMALL))) == 10
+
+
 def test_damaged_checkpoints_are_ignored(place: Place) -> None:
     directory = place.open()
     fill(open_orders(directory))
@@ -346,6 +367,7 @@ def test_a_topic_made_anew_under_the_same_name_starts_empty(place: Place) -> Non
 
 
 def test_many_deleted_logs_are_removed_a_few_at_a_time(place: Place) -> None:
+    place.files = UnsyncedFiles()
     directory = place.open()
     for index in range(PORTION * 2):
         fill(directory.open_log("orders", index, TOPIC_ID, SMALL), 1)
@@ -388,18 +410,24 @@ def test_folders_of_topics_that_nobody_knows_are_set_aside_and_kept(
     assert directory.partitions_on_disk() == [("orders", 0)]
 
 
-def test_a_topic_made_anew_after_a_crash_does_not_inherit_offsets(place: Place) -> None:
-    """The checkpoints still have those of the deleted topic."""
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_topic_made_anew_does_not_inherit_offsets(place: Place, crashes: int) -> None:
+    """The checkpoints still have those of the deleted topic; with them the next start would empty the new one."""
     directory = place.open()
     log = open_orders(directory)
     fill(log)
-    log.increment_log_start_offset(4)
+    log.increment_log_start_offset(8)
     directory.tick(60_000)
     directory.delete_log("orders", 0)
+    if crashes == 2:
+        place.crash(directory)
+        directory = place.open()
+    log = open_orders(directory, topic_id=OTHER_ID)
+    assert (log.log_start_offset, log.log_end_offset, log.high_watermark) == (0, 0, 0)
+    append(log, batch())
     place.crash(directory)
     log = open_orders(place.open(), topic_id=OTHER_ID)
-    assert (log.log_start_offset, log.log_end_offset, log.high_watermark) == (0, 0, 0)
-    assert append(log, batch()).first_offset == 0
+    assert (log.log_start_offset, log.log_end_offset) == (0, 1)
 
 
 def test_a_deleted_log_that_nobody_opened_goes_too(place: Place) -> None:
@@ -474,6 +502,7 @@ def test_retention_runs_and_deleted_files_go_after_their_delay(place: Place) -> 
 
 
 def test_retention_looks_at_some_logs_at_a_time(place: Place) -> None:
+    place.files = UnsyncedFiles()
     directory = place.open()
     config = LogConfig(segment_bytes=300, retention_bytes=0)
     logs = [directory.open_log("orders", index, TOPIC_ID, config) for index in range(120)]
@@ -525,6 +554,7 @@ def test_leader_epochs_are_stored_in_the_background(place: Place) -> None:
 
 @pytest.mark.parametrize("ends", ["starts", "stops"])
 def test_epochs_that_begin_while_logs_are_opened_are_stored_together(place: Place, ends: str) -> None:
+    place.files = UnsyncedFiles()
     directory = place.open()
     logs = [directory.open_log("orders", index, TOPIC_ID, SMALL) for index in range(20)]
     for log in logs:

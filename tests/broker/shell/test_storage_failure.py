@@ -112,8 +112,8 @@ async def produce(client: Any, topic: str, value: bytes = b"value", index: int =
     return int(answer.responses[0].partition_responses[0].error_code)
 
 
-def fetch_request(topic: str, offset: int = 0, *, max_wait_ms: int = 0) -> FetchRequest:
-    partition = FetchPartition(partition=0, fetch_offset=offset, partition_max_bytes=1 << 20)
+def fetch_request(topic: str, offset: int = 0, *, index: int = 0, max_wait_ms: int = 0) -> FetchRequest:
+    partition = FetchPartition(partition=index, fetch_offset=offset, partition_max_bytes=1 << 20)
     topics = [FetchTopic(topic=topic, partitions=[partition])]
     return FetchRequest(max_bytes=1 << 20, min_bytes=1, max_wait_ms=max_wait_ms, topics=topics)
 
@@ -129,7 +129,7 @@ def test_the_first_failed_write_fails_the_whole_folder(scenario: Any) -> None:
         assert await create(client, "orders", 2) == 0
         assert await produce(client, "orders") == 0
         parked = await node.connect()
-        parked_fetch = fetch_request("orders", 1, max_wait_ms=60_000)
+        parked_fetch = fetch_request("orders", index=1, max_wait_ms=60_000)
         await asyncio.to_thread(parked.send, parked_fetch, 12)
         assert await asyncio.to_thread(parked.is_silent, 0.1)
         node.files.fail("append", "orders-0/00000000000000000000.log", errno.ENOSPC)
