@@ -90,7 +90,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def case(stage: Stage) -> Case:
     """With one transaction that is committed, number 0: ids that are known behave in other ways than new ones."""
     found = stage.case()
-    with found.producer() as producer:
+    with found.producer(60_000) as producer:
         found.write(producer, 0)
         producer.commit_transaction(60)
     stage.gate.arm(None)
@@ -117,9 +117,10 @@ class Process:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == f"{step}\n".encode()
 
-    def go(self) -> None:
+    def go(self, steps: int = 2) -> None:
+        """It may do its next steps: write, and end the transaction."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b"go\n")
+        self._process.stdin.write(b"go\n" * steps)
 
     def kill(self) -> None:
         self._process.kill()
@@ -169,11 +170,9 @@ def test_a_process_killed_when(step: str, stage: Stage, case: Case, recover: Cal
 @pytest.mark.parametrize("step", ["ready", "written", "ended"])
 def test_a_process_killed_between_requests(step: str, case: Case, recover: Callable[[Case], None]) -> None:
     process = Process(case, "commit")
-    if step != "ready":
-        process.go()
-        process.comes_to("written")
-    if step == "ended":
-        process.comes_to("ended")
+    for reached in {"ready": (), "written": ("written",), "ended": ("written", "ended")}[step]:
+        process.go(1)
+        process.comes_to(reached)
     process.kill()
     process.is_gone()
     recover(case)

@@ -1,7 +1,7 @@
 """A transaction step by step, for tests that kill: what it writes, and what has to be left of it.
 
-`python -m support.transaction_steps SERVERS TOPIC commit|abort` is the process to kill: it says `ready`, waits for a
-line, writes transaction 1, says `written`, ends it, says `ended`, and waits.
+`python -m support.transaction_steps SERVERS TOPIC commit|abort` is the process to kill: it says `ready`, writes
+transaction 1, says `written`, ends it, and says `ended`; after each of these it waits for a line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ottla.client.admin import OffsetSpec
 from support.clusters import eventually
 
 SOURCE, PARTITIONS = "source", 3
-TIMEOUT_MS = 2_000
+TIMEOUT_MS = 3_000
 
 
 @dataclass
@@ -97,6 +97,7 @@ def main(servers: str, topic: str, end: str) -> None:
     sys.stdin.readline()
     case.write(producer, 1)
     print("written", flush=True)
+    sys.stdin.readline()
     if end == "commit":
         producer.commit_transaction(60)
     else:
