@@ -30,6 +30,7 @@ MAX_SEQUENCE = 2**31 - 1
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _unpack_header = _HEADER.unpack_from
+_new_header = tuple.__new__  # of what has as many fields: half the time of `_make`, which counts them
 _OFFSET_AND_EPOCH = struct.Struct(">qii")
 _LENGTH_AT_8 = struct.Struct(">i")
 _WALK = struct.Struct(">qi11xi")  # base offset, length, last offset delta
@@ -94,7 +95,7 @@ def rewind_sequence(sequence: int, by: int) -> int:
 
 def read_header(buffer: Buffer, position: int = 0) -> BatchHeader:
     """The header of the batch at a position that is known to hold one."""
-    return BatchHeader._make(_unpack_header(buffer, position))
+    return _new_header(BatchHeader, _unpack_header(buffer, position))
 
 
 def assign(buffer: bytearray | memoryview, position: int, base_offset: int, length: int, leader_epoch: int) -> None:
@@ -115,7 +116,7 @@ def whole_batch_at(records: Buffer, position: int) -> BatchHeader | None:
         raise CorruptMessage(f"a record batch of {length + LOG_OVERHEAD} bytes is shorter than its own header")
     if length > left - LOG_OVERHEAD:
         return None
-    return BatchHeader._make(_unpack_header(records, position))
+    return _new_header(BatchHeader, _unpack_header(records, position))
 
 
 def split(records: Buffer) -> Iterator[tuple[int, BatchHeader]]:

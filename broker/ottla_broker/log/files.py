@@ -167,8 +167,7 @@ class OsLogFile:
     def append(self, data: Buffer) -> None:
         """Write at the end, whole or not at all."""
         fd = self._descriptor()
-        size = self.size
-        length = len(data)
+        size, length = self.size, len(data)
         try:
             written = os.pwrite(fd, data, size)
             while written < length:  # a full disk writes what fits and says so at the next call

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ottla_broker.log import retention
-from ottla_broker.log.batch import NO_TIMESTAMP, BatchHeader
+from ottla_broker.log.batch import CONTROL_BIT, LOG_OVERHEAD, NO_TIMESTAMP, BatchHeader
 from ottla_broker.log.config import LogConfig
 from ottla_broker.log.files import Buffer, Files
 from ottla_broker.log.flush_work import FlushWork
@@ -299,8 +299,9 @@ class PartitionLog:
         accepted = self._validator.accept(
             records, next_offset=self._active.next_offset, leader_epoch=leader_epoch, now_ms=now_ms, origin=origin
         )
-        if origin is _CLIENT and accepted.batches[0].producer_id >= 0:
-            known = self.producers.find_duplicate(accepted.batches[0])
+        first = accepted.batches[0]
+        if origin is _CLIENT and first.producer_id >= 0:
+            known = self.producers.find_duplicate(first)
             if known is not None:
                 return AppendInfo(
                     known.first_offset,
@@ -338,11 +339,11 @@ class PartitionLog:
         prepared: PreparedAppend | None = None
         position = 0
         for header in accepted.batches:
-            size = header.size_bytes
+            size = LOG_OVERHEAD + header.length
             if header.producer_id >= 0:
                 prepared = prepared or PreparedAppend()
                 marker = None
-                if header.is_control:
+                if header.attributes & CONTROL_BIT:
                     marker = read_marker(memoryview(accepted.data)[position : position + size])
                 self.producers.prepare(
                     prepared, header, origin, marker=marker, guard=guard, transaction_version=transaction_version
@@ -351,35 +352,30 @@ class PartitionLog:
         return prepared
 
     def _write(self, accepted: Accepted, prepared: PreparedAppend | None, now_ms: int) -> AppendInfo:
-        first, last = accepted.batches[0], accepted.batches[-1]
+        data, batches, max_timestamp_ms, log_append_time_ms = accepted
+        first, last = batches[0], batches[-1]
         last_offset = last.base_offset + last.last_offset_delta
         latest_epoch = self.leader_epochs.latest
         try:
             if self._is_unmade:
                 self._make()
-            for header in accepted.batches:
+            for header in batches:
                 if header.leader_epoch != latest_epoch and header.leader_epoch >= 0:
                     latest_epoch = header.leader_epoch
                     self.leader_epochs.assign(header.leader_epoch, header.base_offset)
             segment = self._active
-            if self._must_roll(segment, len(accepted.data), accepted.max_timestamp_ms, last_offset, now_ms):
+            if self._must_roll(segment, len(data), max_timestamp_ms, last_offset, now_ms):
                 end_offset = segment.next_offset
                 is_far = last_offset - end_offset > MAX_RELATIVE_OFFSET
                 segment = self._roll_to(first.base_offset if is_far else end_offset, now_ms)
-            segment.append(accepted.data, accepted.batches)
+            segment.append(data, batches)
             if prepared is not None:
                 self._settle(segment, prepared)
         except OSError as error:
             raise self._go_offline(error) from error
         if last_offset + 1 - self.flushed_offset >= self.config.flush_messages:
             self.flush()
-        return AppendInfo(
-            first.base_offset,
-            last_offset,
-            accepted.max_timestamp_ms,
-            accepted.log_append_time_ms,
-            self.log_start_offset,
-        )
+        return AppendInfo(first.base_offset, last_offset, max_timestamp_ms, log_append_time_ms, self.log_start_offset)
 
     def _settle(self, segment: Segment, prepared: PreparedAppend) -> None:
         self.producers.commit(prepared)

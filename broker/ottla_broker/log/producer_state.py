@@ -18,7 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ottla_broker.log.batch import MAX_SEQUENCE, NO_SEQUENCE, BatchHeader, rewind_sequence
+from ottla_broker.log.batch import (
+    CONTROL_BIT,
+    MAX_SEQUENCE,
+    NO_SEQUENCE,
+    TRANSACTIONAL_BIT,
+    BatchHeader,
+    rewind_sequence,
+)
 from ottla_wire.errors import (
     InvalidProducerEpoch,
     InvalidTxnState,
@@ -253,14 +260,15 @@ class ProducerStates:
         if entry is None:
             known = self.entries.get(producer_id)
             entry = prepared.entries[producer_id] = ProducerState(producer_id) if known is None else known.copy()
-        if batch.is_transactional:
+        is_transactional = batch.attributes & TRANSACTIONAL_BIT
+        if is_transactional:
             self._check_verified(entry, batch, origin, guard)
-        if batch.is_control:
+        if batch.attributes & CONTROL_BIT:
             if marker is not None:
                 self._prepare_marker(prepared, entry, batch, marker, origin, transaction_version)
         else:
             self._prepare_data(prepared, entry, batch, origin)
-        if batch.is_transactional and not self._is_next_transaction_under_way(batch):
+        if is_transactional and not self._is_next_transaction_under_way(batch):
             prepared.finished_verifications.append(producer_id)
 
     def _check_verified(

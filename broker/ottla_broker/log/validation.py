@@ -66,6 +66,9 @@ class LeaderValidator:
         self._name = name
         self._config = config
         self._is_log_append_time = config.message_timestamp_type == LOG_APPEND_TIME
+        self._segment_bytes = config.segment_bytes
+        self._max_message_bytes = config.max_message_bytes
+        self._timestamp_after_max_ms = config.message_timestamp_after_max_ms
         self._target = (
             None if config.compression_type == PRODUCER_COMPRESSION else _TARGET_CODECS[config.compression_type]
         )
@@ -75,9 +78,8 @@ class LeaderValidator:
             Compression.ZSTD: config.compression_zstd_level,
         }.get(self._target or Compression.NONE)
         self._has_oldest = config.message_timestamp_before_max_ms < INT64_MAX
-        self._touches_batches = (
-            self._is_log_append_time or self._target is not None or config.compact or self._has_oldest
-        )
+        self._converts_batches = self._is_log_append_time or self._target is not None
+        self._looks_into_batches = self._converts_batches or config.compact or self._has_oldest  # a client's, only
 
     def accept(
         self, records: Buffer, *, next_offset: int, leader_epoch: int, now_ms: int, origin: AppendOrigin
@@ -93,13 +95,14 @@ class LeaderValidator:
             raise InvalidRecord(f"the records for {self._name} hold no whole batch")
         end = header.length + b.LOG_OVERHEAD
         if end == len(buffer) or b.whole_batch_at(buffer, end) is None:
-            part, placed = self._place(buffer[:end], header, next_offset, leader_epoch, now_ms, is_client=is_client)
-            accepted = Accepted(part, [placed], placed.max_timestamp_ms, self._answered_time(now_ms))
+            part = buffer if end == len(buffer) else buffer[:end]
+            part, placed = self._place(part, header, next_offset, leader_epoch, now_ms, is_client=is_client)
+            accepted = Accepted(part, [placed], placed.max_timestamp_ms, now_ms if self._is_log_append_time else -1)
         elif is_client:
             raise InvalidRecord(f"the records for {self._name} hold more than one batch")
         else:
             accepted = self._accept_several(buffer, next_offset, leader_epoch, now_ms)
-        if len(accepted.data) > self._config.segment_bytes:
+        if len(accepted.data) > self._segment_bytes:
             raise RecordListTooLarge(
                 f"{len(accepted.data)} bytes of records for {self._name} are more than a segment of "
                 f"{self._config.segment_bytes}"
@@ -117,10 +120,7 @@ class LeaderValidator:
             batches.append(placed)
             next_offset = placed.last_offset + 1
         newest = max(placed.max_timestamp_ms for placed in batches)
-        return Accepted(b"".join(parts), batches, newest, self._answered_time(now_ms))
-
-    def _answered_time(self, now_ms: int) -> int:
-        return now_ms if self._is_log_append_time else -1
+        return Accepted(b"".join(parts), batches, newest, now_ms if self._is_log_append_time else -1)
 
     def _place(
         self,
@@ -134,9 +134,9 @@ class LeaderValidator:
     ) -> tuple[memoryview, BatchHeader]:
         """Check one batch, and write its offset and epoch."""
         self._check_batch(part, header, is_client=is_client)
-        newest_ms = now_ms + self._config.message_timestamp_after_max_ms
+        newest_ms = now_ms + self._timestamp_after_max_ms
         if (
-            self._touches_batches
+            (self._looks_into_batches if is_client else self._converts_batches)
             or header.attributes & b.TIMESTAMP_TYPE_BIT
             or header.max_timestamp_ms > newest_ms
             or header.base_timestamp_ms > newest_ms
@@ -156,7 +156,8 @@ class LeaderValidator:
             raise InvalidRecord(
                 f"the base offset of a batch for {self._name} is {header.base_offset}; a producer sends 0"
             )
-        self._check_size(len(part))
+        if len(part) > self._max_message_bytes:
+            self._check_size(len(part))
         if crc32c(part[b.CRC_START :]) != header.crc:
             raise CorruptMessage(f"the CRC of a batch for {self._name} does not match its bytes")
         if header.attributes & b.COMPRESSION_MASK > _NEWEST_CODEC:

@@ -38,7 +38,7 @@ class ReplicaCoordinatorLog:
     ) -> int:
         """Append the records as one batch; returns the offset after it. Raises the KafkaErrors of an append."""
         wall_ms = self._wall_ms()
-        rows = [(wall_ms, record.key, record.value, ()) for record in records]
+        rows = [(wall_ms, key, value, ()) for key, value in records]
         if producer is None:
             batch, guard = build_batch(rows), None
         else:
@@ -79,7 +79,7 @@ class ReplicaCoordinatorLog:
 
     def high_watermark(self, partition: int) -> int:
         """The offset up to which the partition is replicated."""
-        return self._replicas.partition(self._topic, partition).high_watermark
+        return self._replicas.partition(self._topic, partition).log.high_watermark
 
     def read(self, partition: int) -> Iterator[RecordBatch]:
         """All batches from the log start to the log end as of now."""

@@ -115,7 +115,8 @@ class Partition:
     @property
     def has_enough_in_sync(self) -> bool:
         """Whether the in-sync set is large enough to acknowledge acks=all."""
-        return len(self.isr) >= self.min_insync_replicas
+        in_sync = len(self.isr)
+        return in_sync >= len(self.replicas) or in_sync >= self.log.config.min_insync_replicas
 
     # -- leadership ------------------------------------------------------------------------------------------------
 
@@ -236,10 +237,11 @@ class Partition:
         """Move the high watermark to what the in-sync replicas have; says whether it moved."""
         if not self.is_leader or not self.has_enough_in_sync:
             return False
-        committed = self.synced_offset if self.sync_before_ack else self.log.log_end_offset
-        if committed <= self.log.high_watermark:
+        log = self.log
+        committed = self.synced_offset if self.sync_before_ack else log.log_end_offset
+        if committed <= log.high_watermark:
             return False
-        self.log.high_watermark_moved(committed)
+        log.high_watermark_moved(committed)
         self._on_moved(self)
         return True
 

@@ -341,5 +341,7 @@ class ReplicaManager:
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        deadlines = (self._produces.deadline_ms(), self._fetches.deadline_ms())
-        return min((at for at in deadlines if at is not None), default=None)
+        produce, fetch = self._produces.deadline_ms(), self._fetches.deadline_ms()
+        if produce is None or fetch is None:
+            return fetch if produce is None else produce
+        return min(produce, fetch)
