@@ -267,6 +267,8 @@ class CoordinatorRuntime(Generic[S]):
 
     def flush(self, now_ms: int) -> None:
         """Append what `run_coalesced` has collected; to be called at the end of a loop turn."""
+        if not self._due_now:
+            return
         for partition in list(self._due_now):
             held = self._partitions[partition]
             if held.loading is None:
@@ -299,11 +301,14 @@ class CoordinatorRuntime(Generic[S]):
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
+        timer = self._timers.deadline_ms()
+        if not self._waiting and not self._due_now:  # after nearly every turn
+            return timer
         deadlines = [held.deferred[0].deadline_ms for held in self._waiting.values()]
         deadlines.extend(self._due_now.values())
-        if (timer := self._timers.deadline_ms()) is not None:
+        if timer is not None:
             deadlines.append(timer)
-        return min(deadlines, default=None)
+        return min(deadlines)
 
     # inside
 
@@ -394,6 +399,8 @@ class CoordinatorRuntime(Generic[S]):
         if offset > held.high_watermark:
             held.high_watermark = offset
             held.shard.high_watermark_moved(offset)
+        elif not held.deferred and not held.late:
+            return
         while held.late and held.late[0].offset <= held.high_watermark:
             if (committed := held.late.popleft().decision.committed) is not None:
                 committed(now_ms)

@@ -95,5 +95,6 @@ def read_transaction(record: CoordinatorRecord) -> tuple[str, TransactionLogValu
 
 
 @lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _key(transactional_id: str) -> bytes:
     return TransactionLogKey(transactional_id=transactional_id).encode_with_version(TRANSACTION_LOG)

@@ -273,6 +273,8 @@ def _transition(metadata: TransactionMetadata, target: TransactionState, **chang
 
 # records
 
+_NO_EPOCH_END: Final = EpochEndSchema()  # nobody changes what is made to be written
+
 
 def value_of(metadata: TransactionMetadata) -> TransactionLogValue:
     """The record's value. An Empty id has no list of partitions, any other state has one."""
@@ -288,7 +290,7 @@ def value_of(metadata: TransactionMetadata) -> TransactionLogValue:
         transaction_last_update_timestamp_ms=metadata.last_update_ms,
         transaction_start_timestamp_ms=metadata.start_ms,
         client_transaction_version=metadata.transaction_version,
-        epoch_end=EpochEndSchema() if end is None else EpochEndSchema(
+        epoch_end=_NO_EPOCH_END if end is None else EpochEndSchema(
             reason=end.reason,
             producer_epoch=end.producer_epoch,
             client_id=end.client_id,
@@ -337,6 +339,9 @@ def _last_epoch(state: TransactionState, value: TransactionLogValue) -> int:
 
 
 def _by_topic(partitions: frozenset[TopicPartition]) -> list[PartitionsSchema]:
+    if len(partitions) == 1:  # as of most transactions
+        ((topic, index),) = partitions
+        return [PartitionsSchema(topic=topic, partition_ids=[index])]
     topics: dict[str, list[int]] = {}
     for topic, index in sorted(partitions):
         topics.setdefault(topic, []).append(index)
