@@ -148,16 +148,12 @@ class Broker:
 
     def deadline_ms(self) -> int | None:
         """When `tick` has something to do, or None."""
-        deadlines = [
-            self.controller.deadline_ms(),
-            self.replicas.deadline_ms(),
-            self.groups.deadline_ms(),
-            self.transactions.deadline_ms(),
-            self.verification.deadline_ms(),
-        ]
-        if self.log_directory is not None:
-            deadlines.append(self.log_directory.deadline_ms())
-        return min((at for at in deadlines if at is not None), default=None)
+        earliest = None if self.log_directory is None else self.log_directory.deadline_ms()
+        for part in (self.controller, self.replicas, self.groups, self.transactions, self.verification):
+            at = part.deadline_ms()
+            if at is not None and (earliest is None or at < earliest):
+                earliest = at
+        return earliest
 
 
 class LocalMarkerChannel:

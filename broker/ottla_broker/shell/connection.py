@@ -116,7 +116,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if frames:
             self._requests.extend(frames)
-            self.progress(self._server.now_ms())
+            self._handle_requests(self._server.now_ms())
+            if self._wants_no_more != self._reading_paused:
+                self._server.has_output(self)  # most answers are there when the turn is over: decided then
             self._server.request_turn()
 
     def pause_writing(self) -> None:
@@ -133,6 +135,10 @@ class Connection(asyncio.BufferedProtocol):
     def progress(self, now_ms: int) -> None:
         """Collect the answers that are ready, handle the requests whose turn it is."""
         self._collect_answers()
+        self._handle_requests(now_ms)
+        self._adjust_reading()
+
+    def _handle_requests(self, now_ms: int) -> None:
         while self._requests and self._may_handle_next():
             self._server.follow_up(now_ms)
             frame = self._requests.popleft()
@@ -141,7 +147,6 @@ class Connection(asyncio.BufferedProtocol):
                 self._handle(frame, now_ms)
             except Exception as error:  # noqa: BLE001 - one connection's bad luck is not another's
                 self._close_in_order(_reason(error))
-        self._adjust_reading()
 
     def flush(self) -> None:
         """Write what was collected in this turn."""
@@ -154,6 +159,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._answers and self._answers[0].response is _CLOSE:
             self._answers.clear()
             transport.close()
+        else:
+            self._adjust_reading()
 
     def is_idle(self, before_ms: int) -> bool:
         """Whether nothing has happened since `before_ms`, and nothing is owed."""
@@ -269,10 +276,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- back-pressure -----------------------------------------------------------------------------------------------
 
+    @property
+    def _wants_no_more(self) -> bool:
+        return self._muted or self._writing_paused or len(self._requests) > 0 or len(self._answers) >= MAX_PIPELINED
+
     def _adjust_reading(self) -> None:
         if self._closing or self._transport is None:
             return
-        if self._requests or self._muted or self._writing_paused or len(self._answers) >= MAX_PIPELINED:
+        if self._wants_no_more:
             self._pause_reading()
         elif self._reading_paused:
             self._reading_paused = False

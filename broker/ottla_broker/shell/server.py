@@ -176,7 +176,8 @@ class Server:
         if self.broker.has_follow_ups and now_ms >= self._no_tick_before_ms:
             self.request_turn()
         self._start_sync()
-        self._schedule_tick(now_ms)
+        if not self._turn_scheduled:  # or else it is done by the turn that follows
+            self._schedule_tick(now_ms)
 
     def follow_up(self, now_ms: int) -> None:
         """Do what follows from earlier requests; the next one must find it done."""
