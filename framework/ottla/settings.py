@@ -18,14 +18,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ottla.errors import ConfigError
 
 _PREFIX = "OTTLA_"
-# Read elsewhere, or by tests; not fields of the settings.
-_OTHER_VARIABLES = {
-    "OTTLA_SETTINGS",
-    "OTTLA_STATE_DIR",
-    "OTTLA_PURE",
-    "OTTLA_REQUIRE",
-    "OTTLA_KAFKA_JARS",
+# Not fields of the settings: what other parts of the package read,
+_OF_THE_PACKAGE = {"OTTLA_SETTINGS", "OTTLA_STATE_DIR", "OTTLA_PURE"}
+# and what a checkout's own tests read. They may be set in a shell that starts an application as well.
+_OF_THE_TESTS = {
+    "OTTLA_APACHE_IMAGE",
+    "OTTLA_APACHE_KAFKA",
+    "OTTLA_CRASH_ROUNDS",
+    "OTTLA_CRASH_SEED",
     "OTTLA_KAFKA_CACHE",
+    "OTTLA_KAFKA_JARS",
+    "OTTLA_POSTGRES",
+    "OTTLA_RECORD",
+    "OTTLA_REQUIRE",
+    "OTTLA_SIMULATION_SEEDS",
 }
 
 
@@ -74,12 +80,13 @@ def load(**arguments: Any) -> OttlaSettings:
 
 def _refuse_unknown_variables() -> None:
     fields = list(OttlaSettings.model_fields)
+    known = fields + sorted(variable.removeprefix(_PREFIX).lower() for variable in _OF_THE_PACKAGE)
     for variable in os.environ:
-        if not variable.startswith(_PREFIX) or variable in _OTHER_VARIABLES:
+        if not variable.startswith(_PREFIX) or variable in _OF_THE_PACKAGE | _OF_THE_TESTS:
             continue
         field = variable.removeprefix(_PREFIX).lower().partition("__")[0]
         if field not in fields:
-            raise ConfigError(f"the environment variable {variable} is not known{_nearest(field, fields, upper=True)}")
+            raise ConfigError(f"the environment variable {variable} is not known{_nearest(field, known, upper=True)}")
 
 
 def _explain(fault: Any) -> str:
@@ -91,6 +98,5 @@ def _explain(fault: Any) -> str:
 
 def _nearest(name: str, known: list[str], *, upper: bool = False) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    if not close:
-        return f"; there are: {', '.join(known)}"
-    return f"; did you mean {_PREFIX + close[0].upper() if upper else close[0]}?"
+    names = [_PREFIX + name.upper() if upper else name for name in close or known]
+    return f"; did you mean {names[0]}?" if close else f"; there are: {', '.join(names)}"

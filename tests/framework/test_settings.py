@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from ottla import Ottla
 from ottla.errors import ConfigError
 from ottla.settings import load
+
+ROOT = Path(__file__).resolve().parents[2]
+MISTAKES_THAT_ARE_TESTED = {"OTTLA_BOOTSTRAP_SERVER", "OTTLA_NONSENSE", "OTTLA_XYZ"}
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,35 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytes
     monkeypatch.setenv("OTTLA_BOOTSTRAP_SERVER", "x:1")
     with pytest.raises(ConfigError, match="OTTLA_BOOTSTRAP_SERVER is not known; did you mean OTTLA_BOOTSTRAP_SERVERS"):
         load()
+
+
+def test_a_variable_that_is_near_to_none_is_refused_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTTLA_XYZ", "1")
+    with pytest.raises(
+        ConfigError, match=r"OTTLA_XYZ is not known; there are: OTTLA_BOOTSTRAP_SERVERS, .*OTTLA_STATE_DIR"
+    ):
+        load()
+
+
+def variables_of_a_checkout() -> set[str]:
+    """Every variable that the package, its tests, benchmarks, samples and the files that run them name."""
+    files = [ROOT / "Makefile", ROOT / ".ci" / "run"]
+    for folder in ("framework", "broker", "tests", "benchmarks", "samples"):
+        files += (ROOT / folder).rglob("*.py")
+    names = {name for file in files for name in re.findall(r"\bOTTLA_[A-Z_]*[A-Z]\b", file.read_text())}
+    return names - MISTAKES_THAT_ARE_TESTED
+
+
+def test_every_variable_that_a_checkout_uses_may_be_set_where_an_application_starts(
+    monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    (empty_folder / "settings.toml").touch()
+    names = variables_of_a_checkout()
+    assert {"OTTLA_CRASH_ROUNDS", "OTTLA_REQUIRE", "OTTLA_PURE", "OTTLA_DATA"} <= names
+    for name in names:
+        if "__" not in name and name not in ("OTTLA_PRODUCER", "OTTLA_CONSUMER"):
+            monkeypatch.setenv(name, "settings.toml")
+    load()
 
 
 def test_an_unknown_name_in_the_file_is_refused_with_the_nearest_name(empty_folder: Path) -> None:
