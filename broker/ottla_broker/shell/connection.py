@@ -6,9 +6,10 @@ What has to hold (Kafka mutes a socket after each request; pitfalls 16 to 18 of 
 * Answers leave in the order of the requests, however long an early one takes.
 * Behind an unfinished answer nothing is handled and nothing is read, with one exception: consecutive Produce requests
   are appended as they come, up to `MAX_PIPELINED`, while earlier ones still wait for replicas or an fsync. (Not behind
-  one that is not appended itself yet, because its transaction is being verified.)
+  one that is not appended itself yet, because its transaction is being verified.) That reading stops is decided at the
+  end of the turn: most answers are there by then.
 * A client that does not read its answers is not read from either: what is held in memory per connection is the
-  frames of one read, and the transport's write buffer up to its high-water mark.
+  frames of the reads of one turn, and the transport's write buffer up to its high-water mark.
 
 A frame that cannot be answered (garbage, an unknown API, acks=0 with an error) closes the connection, after the answers
 of the requests before it have left, with one line in the log.
