@@ -59,13 +59,13 @@ def rows() -> Iterator[dict[str, str]]:
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file of JSON lines; a line that is none ends the program with its number."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # no JSON, or no text at all
                 raise SystemExit(f"{path}, line {number}: this is not JSON: {error}") from None
             if not isinstance(value, dict):
                 raise SystemExit(f"{path}, line {number}: a JSON object is needed, not {type(value).__name__}")

@@ -201,7 +201,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.input is not None and not arguments.input.is_file():
         parser.error(f"there is no file {arguments.input}")
-    job: Job = FlightJob() if arguments.input is None else JsonLinesJob(arguments.input, arguments.key)
+    if arguments.key is not None and arguments.input is None:
+        parser.error("--key is a field of your own records: it needs --input")
+    job: Job = FlightJob()
+    if arguments.input is not None:
+        job = JsonLinesJob(arguments.input, arguments.key)
+        job.look()
     # A thread that parses a CSV must not keep the others from their acknowledgments for 5 ms at a time. `app.run()`
     # goes down to 0.5 ms, for latency; this is all throughput.
     sys.setswitchinterval(0.002)

@@ -74,6 +74,14 @@ class JsonLinesJob:
         self._path = path
         self._key = key
 
+    def look(self) -> None:
+        """Read the whole input once, before anything is started: what is wrong with it ends the program here."""
+        everything, keyed = self.expected()
+        if not everything:
+            raise SystemExit(f"{self._path}: there is no record in it")
+        if self._key and not keyed:
+            raise SystemExit(f"{self._path}: no record has a field {self._key!r}, which is to be the key")
+
     def records(self) -> Iterator[tuple[str | None, dict[str, Any]]]:
         for value in data.json_lines(self._path):
             yield self._key_of(value), value
