@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,32 @@ def test_every_folder_with_code_is_in_the_wheel(project: dict[str, Any]) -> None
         for file in (ROOT / source / package).rglob("*.py")
     }
     assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(folders)
+
+
+def imported_modules() -> set[str]:
+    """The outermost packages that our own import, at their top or inside of a function."""
+    names: set[str] = set()
+    for package, source in SOURCES.items():
+        for file in (ROOT / source / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names.add((node.module or "").partition(".")[0])
+    return names - set(SOURCES) - set(sys.stdlib_module_names)
+
+
+def test_whatever_is_imported_is_declared(project: dict[str, Any]) -> None:
+    table = project["project"]
+    requirements = [
+        *table["dependencies"],
+        *(each for extra in table["optional-dependencies"].values() for each in extra),
+    ]
+    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    distributions = importlib.metadata.packages_distributions()
+    missing = {module for module in imported_modules() if not declared & set(distributions.get(module, [module]))}
+    # The pytest plugin is loaded by pytest, and says itself what its option `apache` needs; pydantic is never without its core.
+    assert missing == {"pytest", "testcontainers", "pydantic_core"}
 
 
 @pytest.mark.parametrize("package", sorted(SOURCES))
