@@ -52,7 +52,7 @@ def test_whatever_is_imported_is_declared(project: dict[str, Any]) -> None:
     declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
     distributions = importlib.metadata.packages_distributions()
     missing = {module for module in imported_modules() if not declared & set(distributions.get(module, [module]))}
-    # The pytest plugin is loaded by pytest, and says itself what its option `apache` needs; pydantic is never without its core.
+    # The pytest plugin is loaded by pytest, and says itself what its option `apache` needs; pydantic has its core.
     assert missing == {"pytest", "testcontainers", "pydantic_core"}
 
 
