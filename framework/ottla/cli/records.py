@@ -76,6 +76,7 @@ def produce(servers: str, topic: str, lines: Iterable[Line], headers: dict[str, 
         "delivery.timeout.ms": limit_ms,
         "request.timeout.ms": max(1, limit_ms - LINGER_MS),
         "linger.ms": LINGER_MS,
+        "max.block.ms": limit_ms,
     }
     with KafkaProducer(limits, bootstrap_servers=servers) as p:
         for line in lines:

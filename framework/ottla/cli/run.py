@@ -57,7 +57,9 @@ def load(target: str) -> Ottla:
         if error.name != module_name.partition(".")[0] and error.name != module_name:
             raise
         raise ConfigError(f"there is no module {module_name!r} in {os.getcwd()} or on the import path") from None
-    application = getattr(module, attribute, None)
+    if not hasattr(module, attribute):
+        raise ConfigError(f"there is no {attribute!r} in the module {module_name!r}")
+    application = getattr(module, attribute)
     if not isinstance(application, Ottla):
         raise ConfigError(f"{module_name}.{attribute} is not an Ottla application but {type(application).__name__}")
     return application

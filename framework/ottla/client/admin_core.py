@@ -84,7 +84,9 @@ class AdminBase:
 
         return await self._retrying(once, deadline_ms)
 
-    async def _by_leader(self, partitions: Iterable[TopicPartition]) -> dict[int, list[TopicPartition]]:
+    async def _by_leader(
+        self, partitions: Iterable[TopicPartition], deadline_ms: int
+    ) -> dict[int, list[TopicPartition]]:
         """Partitions by the broker that leads them.
 
         Raises:
@@ -94,7 +96,8 @@ class AdminBase:
         wanted = list(partitions)
         metadata = self.cluster.metadata
         if any(metadata.leader(*partition) is None for partition in wanted):
-            await self.cluster.refresh({partition.topic for partition in wanted})
+            topics = {partition.topic for partition in wanted}
+            await self.cluster.refresh(topics, timeout_ms=self._left_ms(deadline_ms))
         by_leader: dict[int, list[TopicPartition]] = {}
         for partition in wanted:
             leader = metadata.leader(*partition)

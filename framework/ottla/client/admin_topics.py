@@ -340,18 +340,19 @@ class TopicsAdmin(AdminBase):
 
     async def _ask(self, node_id: int | None, request: Request | Versioned, deadline_ms: int) -> Any:
         if node_id is None:
-            node_id = await self.cluster.any_node()
+            node_id = await self.cluster.any_node(timeout_ms=self._left_ms(deadline_ms))
         return await self.cluster.send(node_id, request, timeout_ms=self._left_ms(deadline_ms))
 
-    async def _known_node(self, node_id: int) -> int:
+    async def _known_node(self, node_id: int, deadline_ms: int) -> int:
         if self.cluster.metadata.node(node_id) is None:
-            await self.cluster.refresh()
+            await self.cluster.refresh(timeout_ms=self._left_ms(deadline_ms))
         if self.cluster.metadata.node(node_id) is None:
             raise BrokerNotAvailable(f"there is no broker {node_id} in the cluster")
         return node_id
 
     async def _ask_controller(self, request: Request | Versioned, deadline_ms: int, items: Any) -> Any:
-        answer = await self._ask(await self.cluster.controller(), request, deadline_ms)
+        controller = await self.cluster.controller(timeout_ms=self._left_ms(deadline_ms))
+        answer = await self._ask(controller, request, deadline_ms)
         if any(item.error_code == NotController.code for item in items(answer)):
             raise NotController
         return answer
@@ -382,9 +383,9 @@ class TopicsAdmin(AdminBase):
         async def attempt() -> None:
             again: Retriable | None = None
             if node_id is None:
-                whom = await self._by_leader(open_ones)
+                whom = await self._by_leader(open_ones, deadline_ms)
             else:
-                whom = {await self._known_node(node_id): list(open_ones)}
+                whom = {await self._known_node(node_id, deadline_ms): list(open_ones)}
             for asked, wanted in whom.items():
                 answer = await self._ask(asked, build(wanted), deadline_ms)
                 for topic in answer.topics:
@@ -400,7 +401,8 @@ class TopicsAdmin(AdminBase):
                         else:
                             errors[partition] = type(error)(f"{partition}: {error}")
             if again is not None:
-                await self.cluster.refresh({partition.topic for partition in open_ones})
+                topics = {partition.topic for partition in open_ones}
+                await self.cluster.refresh(topics, timeout_ms=self._left_ms(deadline_ms))
                 raise again
 
         try:

@@ -219,13 +219,13 @@ class TransactionsAdmin(TopicsAdmin):
         )
 
         async def attempt() -> None:
-            (leader,) = await self._by_leader([spec.partition])
+            (leader,) = await self._by_leader([spec.partition], deadline_ms)
             answer = await self._ask(leader, WriteTxnMarkersRequest(markers=[marker]), deadline_ms)
             error = error_for(answer.markers[0].topics[0].partitions[0].error_code)
             if error is None:
                 return
             if error.refresh_metadata:
-                await self.cluster.refresh([topic])
+                await self.cluster.refresh([topic], timeout_ms=self._left_ms(deadline_ms))
             raise type(error)(f"abort_transaction of producer {spec.producer_id} in {spec.partition}: {error}")
 
         await self._retrying(attempt, deadline_ms)

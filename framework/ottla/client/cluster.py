@@ -222,20 +222,22 @@ class Cluster:
 
     # --- whom to ask
 
-    async def any_node(self) -> int:
+    async def any_node(self, *, timeout_ms: int | None = None) -> int:
         """A broker for a request that any may answer: one that is connected and has least to do, if there is one.
 
         Raises:
-            NoAnswer: none could be reached within `request_timeout_ms`.
+            NoAnswer: none could be reached in time (`request_timeout_ms` if not given).
         """
-        deadline_ms = self.now_ms() + self.config.request_timeout_ms
+        deadline_ms = self.now_ms() + (self.config.request_timeout_ms if timeout_ms is None else timeout_ms)
+        last: Exception | None = None
         while True:
             for node in self.candidates():
                 try:
                     await self.connect(node.id, Purpose.CONTROL, None, deadline_ms)
                 except (Disconnected, NoAnswer) as error:
                     logger.debug("not asking %s: %s", node, error)
-                    last = error
+                    if last is None or isinstance(error, Disconnected):
+                        last = error  # why there is no connection says more than that the time was up
                 else:
                     return node.id
             self.maybe_rebootstrap()
@@ -246,10 +248,10 @@ class Cluster:
         self, request: Request | Versioned, *, timeout_ms: int | None = None, max_version: int | None = None
     ) -> Any:
         """Send a request that any broker may answer. Raises as `send` and `any_node`."""
-        node_id = await self.any_node()
+        node_id = await self.any_node(timeout_ms=timeout_ms)
         return await self.send(node_id, request, timeout_ms=timeout_ms, max_version=max_version)
 
-    async def controller(self) -> int:
+    async def controller(self, *, timeout_ms: int | None = None) -> int:
         """The broker that takes requests meant for the controller.
 
         Raises:
@@ -257,11 +259,11 @@ class Cluster:
         """
         known = self.metadata.controller_id
         if self.metadata.node(known) is None:
-            await self.refresh()
+            await self.refresh(timeout_ms=timeout_ms)
             known = self.metadata.controller_id
         if self.metadata.node(known) is not None:
             return known
-        return await self.any_node()
+        return await self.any_node(timeout_ms=timeout_ms)
 
     def leader(self, topic: str, partition: int) -> int | None:
         """The broker that leads a partition, as far as known; None asks for a `refresh`."""

@@ -174,7 +174,8 @@ class Engine:
             if future.done():
                 raise  # the coroutine's own
             future.cancel()
-            raise NoAnswer(f"{name or 'the call'} did not finish within {timeout_seconds} s") from None
+            trouble = self._cluster.metadata.trouble if self._cluster is not None else ""
+            raise NoAnswer(f"{name or 'the call'} did not finish within {timeout_seconds} s{trouble}") from None
         except concurrent.futures.CancelledError:
             raise ClientClosed("the client was closed during the call") from None
         except BaseException:

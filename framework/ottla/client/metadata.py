@@ -69,12 +69,18 @@ class Metadata:
         self.version = 0
         self.cluster_id: str | None = None
         self.controller_id: int = -1
+        self.last_failure: Exception | None = None  # why the last attempt to refresh it failed; None after a success
         self._nodes: dict[int, Node] = {}
         self._topics: dict[str, TopicMetadata] = {}
         self._names: dict[Uuid, str] = {}
         self._errors: dict[str, KafkaError] = {}
 
     # --- questions
+
+    @property
+    def trouble(self) -> str:
+        """The end of a sentence about a time-out: what the last attempt to ask failed with, or nothing."""
+        return f"; the last attempt: {self.last_failure}" if self.last_failure is not None else ""
 
     def node(self, node_id: int) -> Node | None:
         """The address of a broker, or None if it is not known."""

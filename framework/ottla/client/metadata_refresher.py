@@ -57,7 +57,6 @@ class MetadataRefresher:
         self._unsatisfied = 0  # rounds in a row that did not bring what somebody waits for
         self._last_attempt_ms: int | None = None
         self._failing_since_ms: int | None = None
-        self._last_error: Exception | None = None
 
     def request(self, topics: Iterable[str] = ()) -> None:
         """Ask soon."""
@@ -79,8 +78,9 @@ class MetadataRefresher:
                 await waiter
         except TimeoutError:
             servers = self._config.bootstrap_servers
-            last = f"; the last attempt: {self._last_error}" if self._last_error is not None else ""
-            raise NoAnswer(f"no metadata from {servers} within {timeout_ms} ms{last}") from self._last_error
+            metadata = self._cluster.metadata
+            message = f"no metadata from {servers} within {timeout_ms} ms{metadata.trouble}"
+            raise NoAnswer(message) from metadata.last_failure
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -145,7 +145,7 @@ class MetadataRefresher:
     def _succeeded(self, waiters: list[asyncio.Future[None]]) -> None:
         self._failures = 0
         self._failing_since_ms = None
-        self._last_error = None
+        self._cluster.metadata.last_failure = None
         missing = any(isinstance(self._cluster.metadata.topic_error(name), Retriable) for name in self._asked)
         self._unsatisfied = self._unsatisfied + 1 if missing else 0
         for waiter in waiters:
@@ -154,7 +154,7 @@ class MetadataRefresher:
 
     def _failed(self, error: Exception, waiters: list[asyncio.Future[None]]) -> None:
         self._failures += 1
-        self._last_error = error
+        self._cluster.metadata.last_failure = error
         now_ms = self._cluster.now_ms()
         if self._failing_since_ms is None:
             self._failing_since_ms = now_ms

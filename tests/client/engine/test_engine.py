@@ -44,6 +44,16 @@ def test_what_takes_too_long_is_cancelled_and_named(engine: Engine) -> None:
         engine.run(forever(), 0.01, name="AdminClient.list_topics")
 
 
+def test_a_call_that_ends_while_no_broker_can_be_reached_says_so(engine: Engine) -> None:
+    cluster = engine.cluster
+    with pytest.raises(NoAnswer):
+        engine.run(cluster.refresh(timeout_ms=200))
+    with pytest.raises(
+        NoAnswer, match=r"did not finish within 0\.01 s; the last attempt: .*127\.0\.0\.1:1.*cannot be reached"
+    ):
+        engine.run(forever(), 0.01)
+
+
 def test_a_blocking_call_on_an_event_loop_is_refused_and_names_the_async_form(engine: Engine) -> None:
     async def scenario() -> None:
         with pytest.raises(RuntimeError, match=r"await AsyncThing\.do"):

@@ -317,7 +317,9 @@ class Sender:
             return UnknownTopicOrPartition(f"topic {topic!r} does not have this partition (waited {waited})")
         if reason is not None:
             return NoAnswer(f"topic {topic!r} cannot be written to, after {waited}: {reason}")
-        return NoAnswer(f"no metadata of topic {topic!r} within {waited}: can the brokers be reached?")
+        return NoAnswer(
+            f"no metadata of topic {topic!r} within {waited}{self._metadata.trouble or ': can the brokers be reached?'}"
+        )
 
     def _next_expiry_on_wire(self) -> int:
         timeout_ms = self._config.delivery_timeout_ms
