@@ -17,6 +17,8 @@ from ottla_wire.schema.runtime import skip_tagged
 
 RECEIVE_BYTES: Final = 32 * 1024
 """Frames up to this size arrive in a buffer that is shared by all of a connection, larger ones in one of their own."""
+TRUSTED_BYTES: Final = 2 * 1024 * 1024
+"""A frame of this size is believed when it is announced, a larger one as it arrives."""
 
 _SIZE = struct.Struct(">i")
 _REQUEST = struct.Struct(">ihhi")
@@ -132,14 +134,21 @@ class FrameReader:
 
     Small frames are copied out of a shared buffer, many per read; the rest of a large frame is received straight into
     the buffer that becomes the frame. A frame belongs to whoever gets it: nobody writes to it any more.
+
+    A frame that is only announced takes no memory: beyond `trusted_bytes` its buffer is at most four times what has
+    arrived. Otherwise whoever sends 4 bytes would have the limit's 100 MB, on each connection.
     """
 
-    def __init__(self, max_frame_bytes: int, receive_bytes: int = RECEIVE_BYTES) -> None:
+    def __init__(
+        self, max_frame_bytes: int, receive_bytes: int = RECEIVE_BYTES, trusted_bytes: int = TRUSTED_BYTES
+    ) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self._trusted_bytes = trusted_bytes
         self._shared = bytearray(receive_bytes)
         self._shared_view = memoryview(self._shared)
         self._filled = 0
         self._large: bytearray | None = None  # the frame that is being received on its own
+        self._large_size = 0  # what it will have; its buffer may be shorter still
         self._large_filled = 0
 
     @property
@@ -162,6 +171,12 @@ class FrameReader:
         if self._large is not None:
             self._large_filled += count
             if self._large_filled < len(self._large):
+                return []
+            if self._large_filled < self._large_size:
+                # A new one, because the transport still holds a view of the old one: that cannot be resized.
+                grown = bytearray(min(self._large_size, 4 * self._large_filled))
+                grown[: self._large_filled] = self._large
+                self._large = grown
                 return []
             frame, self._large = self._large, None
             return [frame]
@@ -191,6 +206,7 @@ class FrameReader:
         return frames
 
     def _begin_large(self, size: int, beginning: memoryview) -> None:
-        self._large = bytearray(size)
+        self._large = bytearray(min(size, max(self._trusted_bytes, 4 * len(beginning))))
+        self._large_size = size
         self._large_filled = len(beginning)
         self._large[: self._large_filled] = beginning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,7 +162,7 @@ def framed(*frames: bytes) -> bytes:
     st.lists(st.integers(1, 40), max_size=60),
 )
 def test_frames_come_out_whole_however_the_stream_is_cut(frames: list[bytes], chunks: list[int]) -> None:
-    reader = FrameReader(1000, receive_bytes=64)
+    reader = FrameReader(1000, receive_bytes=64, trusted_bytes=70)
     assert feed(reader, framed(*frames), chunks) == frames
     assert reader.is_between_frames
 
@@ -182,6 +184,34 @@ def test_a_large_frame_is_received_into_its_own_buffer() -> None:
     (frame,) = reader.received(len(rest))
     assert frame == b"x" * 5000
     assert frame is rest.obj
+
+
+def test_a_frame_that_is_only_announced_takes_no_memory() -> None:
+    reader = FrameReader(100_000_000)
+    tracemalloc.start()
+    try:
+        assert feed(reader, (90_000_000).to_bytes(4, "big") + b"x" * 96, []) == []
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_buffer_of_a_large_frame_grows_with_what_arrives_while_the_transport_still_holds_the_last_view() -> None:
+    reader = FrameReader(10_000, receive_bytes=64, trusted_bytes=100)
+    payload = bytes(range(250)) * 20
+    stream = framed(payload)
+    sizes, views, position = [], [], 0
+    frames: list[bytearray] = []
+    while position < len(stream):
+        view = reader.get_buffer(-1)
+        views.append(view)
+        count = min(len(view), len(stream) - position)
+        view[:count] = stream[position : position + count]
+        position += count
+        frames += reader.received(count)
+        sizes.append(len(view))
+    assert frames == [payload]
+    assert sizes == [64, 240 - 60, 720, 2880, 1160]
 
 
 def test_a_frame_belongs_to_its_receiver() -> None:
