@@ -11,7 +11,8 @@ import importlib.util
 import os
 import shutil
 from collections import Counter
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import pytest
 
@@ -43,26 +44,38 @@ def _any_apache() -> str | None:
     return f"{reason}; there is no Docker either, and {APACHE_ADDRESS} names no address"
 
 
+def _release(version: str) -> str | None:
+    try:
+        apache_kafka.install(version)
+    except apache_kafka.KafkaNotAvailable as error:
+        return str(error)
+    return None
+
+
+def _jars() -> str | None:
+    from support.kafka_schemas import jars  # it imports this module
+
+    return None if jars() else "there is no kafka-clients jar here: make peers gets them"
+
+
+_CHECKS: dict[str, Callable[[], str | None]] = {
+    "apache": _any_apache,
+    "java": lambda: _program("java"),
+    "kafka-jars": _jars,
+    "kcat": lambda: _program("kcat"),
+    "confluent": lambda: _module("confluent_kafka"),
+    "aiokafka": lambda: _module("aiokafka"),
+    "kafka-python": lambda: _module("kafka"),
+    "postgres": postgres.missing,
+    "faststream": lambda: _module("faststream"),
+    **{f"apache-{short}": partial(_release, version) for short, version in apache_kafka.VERSIONS.items()},
+}
+
+
 @cache
 def missing(peer: str) -> str | None:
     """Why the peer cannot be used here, or None if it can."""
-    if peer.startswith("apache-"):
-        try:
-            apache_kafka.install(apache_kafka.VERSIONS[peer.removeprefix("apache-")])
-        except apache_kafka.KafkaNotAvailable as error:
-            return str(error)
-        return None
-    checks = {
-        "apache": _any_apache,
-        "java": lambda: _program("java"),
-        "kcat": lambda: _program("kcat"),
-        "confluent": lambda: _module("confluent_kafka"),
-        "aiokafka": lambda: _module("aiokafka"),
-        "kafka-python": lambda: _module("kafka"),
-        "postgres": postgres.missing,
-        "faststream": lambda: _module("faststream"),
-    }
-    return checks[peer]()
+    return _CHECKS[peer]()
 
 
 def required() -> set[str]:
@@ -75,6 +88,12 @@ class PeerTable:
     def __init__(self) -> None:
         self._run: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
+
+    def pytest_sessionstart(self) -> None:
+        if unknown := sorted(required() - _CHECKS.keys()):
+            raise pytest.UsageError(
+                f"OTTLA_REQUIRE names {', '.join(unknown)}; the peers are {', '.join(sorted(_CHECKS))}"
+            )
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         for peer in [name for mark in item.iter_markers("peer") for name in mark.args]:

@@ -18,7 +18,7 @@ from ottla_wire.schema import Data, Message, Request, Response, Struct, Uuid, Wi
 from support.kafka_schemas import jar
 from support.messages import class_versions
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer("java")]
+pytestmark = [pytest.mark.slow, pytest.mark.peer("java", "kafka-jars")]
 
 NEWEST = "4.4.0"
 INSTANCES = 8

@@ -33,6 +33,7 @@ RENAMED = {
     "LIST_CLIENT_METRICS_RESOURCES": "LIST_CONFIG_RESOURCES",
 }
 
+in_kafkas_jars = pytest.mark.peer("kafka-jars")
 every_class = pytest.mark.parametrize("cls", message_classes(), ids=lambda cls: cls.__name__)
 
 
@@ -61,6 +62,7 @@ def renamed(layout: Any) -> Any:
 
 @pytest.mark.parametrize("kafka", SUPPORTED + OLDER)
 @every_class
+@in_kafkas_jars
 def test_every_version_has_the_fields_that_kafka_has(cls: type[Message], kafka: str) -> None:
     definition = definition_of(cls, kafka)
     fields = kafka_fields(definition)
@@ -72,6 +74,7 @@ def test_every_version_has_the_fields_that_kafka_has(cls: type[Message], kafka: 
 
 
 @every_class
+@in_kafkas_jars
 def test_the_versions_are_the_union_of_the_supported_releases(cls: type[Message]) -> None:
     found = [definitions(kafka)[cls.__name__] for kafka in SUPPORTED if cls.__name__ in definitions(kafka)]
     ranges = [versions_of(definition) for definition in found]
@@ -80,6 +83,7 @@ def test_the_versions_are_the_union_of_the_supported_releases(cls: type[Message]
 
 @pytest.mark.parametrize("kafka", SUPPORTED)
 @every_class
+@in_kafkas_jars
 def test_a_class_is_flexible_where_kafka_is_and_has_its_key(cls: type[Message], kafka: str) -> None:
     definition = definition_of(cls, kafka)
     flexible = VersionRange.parse(definition["flexibleVersions"])
@@ -92,6 +96,7 @@ def test_a_class_is_flexible_where_kafka_is_and_has_its_key(cls: type[Message], 
 
 @pytest.mark.parametrize("kafka", ["4.3.1", "4.4.0"])
 @every_class
+@in_kafkas_jars
 def test_the_latest_version_is_unstable_where_kafka_says_so(cls: type[Message], kafka: str) -> None:
     definition = definition_of(cls, kafka)
     if issubclass(cls, Request):
@@ -110,6 +115,7 @@ def test_header_versions_follow_flexibility_except_for_api_versions_responses(cl
 
 @pytest.mark.parametrize("kafka", ["4.3.1", "4.4.0"])
 @every_class
+@in_kafkas_jars
 def test_defaults_are_kafkas_and_so_is_what_may_be_dropped(cls: type[Message], kafka: str) -> None:
     compare_fields(cls, kafka_fields(definition_of(cls, kafka)), cls.versions)
 
@@ -137,6 +143,7 @@ PRIVATE = {
 }
 
 
+@in_kafkas_jars
 def test_fields_that_are_no_kafkas_are_those_few_and_leave_its_bytes_alone() -> None:
     found: dict[str, list[str]] = {}
     for cls in message_classes():
@@ -152,6 +159,7 @@ def private_fields(cls: type[Struct], found: dict[str, list[str]]) -> None:
             private_fields(inner, found)
 
 
+@in_kafkas_jars
 def test_every_api_key_of_kafka_has_its_name_here() -> None:
     for kafka in SUPPORTED + OLDER:
         requests = [definition for definition in definitions(kafka).values() if definition["type"] == "request"]
@@ -160,6 +168,7 @@ def test_every_api_key_of_kafka_has_its_name_here() -> None:
             assert ApiKey[RENAMED.get(name, name)] == definition["apiKey"]
 
 
+@in_kafkas_jars
 def test_the_newest_kafka_has_no_key_that_is_missing_here() -> None:
     known = {definition["apiKey"] for definition in definitions("4.4.0").values() if definition["type"] == "request"}
     assert {int(key) for key in ApiKey} == known

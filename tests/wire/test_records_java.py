@@ -136,6 +136,7 @@ def our_batches(records: ModuleType) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.peer("java", "kafka-jars")
 def test_java_reads_what_we_wrote(records: ModuleType, java: Callable[..., str], tmp_path: Path) -> None:
     expected = ""
     for name, batch in sorted(our_batches(records).items()):
@@ -145,6 +146,7 @@ def test_java_reads_what_we_wrote(records: ModuleType, java: Callable[..., str],
 
 
 @pytest.mark.slow
+@pytest.mark.peer("java", "kafka-jars")
 def test_java_still_writes_the_golden_files(java: Callable[..., str], tmp_path: Path) -> None:
     java("write", tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.bin")} == {
@@ -153,6 +155,7 @@ def test_java_still_writes_the_golden_files(java: Callable[..., str], tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.peer("java", "kafka-jars")
 def test_keys_go_to_the_partitions_that_java_chooses(records: ModuleType, java: Callable[..., str]) -> None:
     keys = [bytes((i * 37 + j) % 256 for j in range(length)) for length in range(40) for i in range(8)]
     answers = java("murmur2", *(key.hex() or "" for key in keys)).splitlines()

@@ -103,6 +103,7 @@ def test_apache_kafkas_own_tool_reads_every_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [TransactionLogKey, TransactionLogValue])
+@pytest.mark.peer("kafka-jars")
 def test_the_fields_are_those_of_kafkas_definition(kind: type[TransactionLogKey] | type[TransactionLogValue]) -> None:
     found = list(jar(KAFKA).parent.glob(f"kafka-transaction-coordinator-{KAFKA}.jar"))
     if not found:
