@@ -37,6 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what `--ottla-broker` cannot be before any test runs."""
+    where: str = config.getoption("--ottla-broker")
+    host, _, port = where.rpartition(":")
+    if where not in ("embedded", "apache") and not (host and port.isdecimal()):
+        raise pytest.UsageError(f"--ottla-broker={where}: choose embedded, apache or HOST:PORT")
+
+
 class _Running:
     """A Kafka that somebody else runs."""
 
@@ -56,10 +64,8 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[Kafka]:
     elif where == "apache":
         with _apache_in_a_container() as running:
             yield running
-    elif ":" in where:
-        yield _Running(where)
     else:
-        raise pytest.UsageError(f"--ottla-broker={where}: choose embedded, apache or HOST:PORT")
+        yield _Running(where)
 
 
 @contextlib.contextmanager
@@ -67,8 +73,12 @@ def _apache_in_a_container() -> Iterator[_Running]:
     try:
         from testcontainers.community.kafka import KafkaContainer
     except ImportError:
-        raise pytest.UsageError("--ottla-broker=apache needs testcontainers: pip install testcontainers") from None
-    with KafkaContainer().with_kraft() as container:
+        pytest.fail("--ottla-broker=apache needs testcontainers: pip install testcontainers", pytrace=False)
+    try:
+        container = KafkaContainer().with_kraft()
+    except Exception as error:  # noqa: BLE001 - Docker's own errors, of a package that need not be there
+        pytest.fail(f"--ottla-broker=apache needs Docker, which does not answer: {error}", pytrace=False)
+    with container:
         yield _Running(container.get_bootstrap_server())
 
 
