@@ -22,6 +22,7 @@ from ottla.transaction.transaction import Transaction, TransactionState
 
 if TYPE_CHECKING:
     from ottla.producer_factory import ProducerFactory
+    from ottla.transaction.database import DatabaseTransaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class TransactionBlock:
         prefix: of the transactional id, if not the factory's own.
         timeout: seconds until the transaction is aborted.
         propagation: see `Propagation`.
-        database: a database connection or session whose transaction is committed right before.
+        database: a database connection or session whose transaction is committed right before; see `database`.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class TransactionBlock:
         self._database = database
         self._tx: Transaction | None = None
         self._joined = False
+        self._begun: DatabaseTransaction | None = None
         self._frame: context.Frame | None = None
 
     def __enter__(self) -> Transaction:
@@ -183,6 +185,7 @@ class TransactionBlock:
             database = importlib.import_module("ottla.transaction.database")  # few need it, and it is not small
             begun = await side.invoke(database.begin, self._database)
             tx.databases = [*tx.databases, (self._database, begun)]
+            self._begun = begun
 
     async def _exit(self, side: Side, error: BaseException | None) -> None:
         tx = self._tx
@@ -191,6 +194,8 @@ class TransactionBlock:
             tx.depth -= 1
             if error is not None:
                 tx.fail_inside(error)
+            elif self._begun is not None:
+                self._begun.left()
             return
         assert self._frame is not None
         if self._propagation is Propagation.NEVER:

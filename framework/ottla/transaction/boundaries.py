@@ -112,11 +112,19 @@ async def _commit(tx: Transaction, side: Side) -> None:
         await _commit_kafka(tx, side)
     except BaseException as error:
         if tx.databases_committed:
-            error.add_note("its database transaction is committed, as database transactions come first")
+            error.add_note(_database_is_committed(tx))
         if tx.state is TransactionState.ABORTED:
             await _after(tx, side, "after_rollback")
         raise
     await _after(tx, side, "after_commit")
+
+
+def _database_is_committed(tx: Transaction) -> str:
+    what = "may not be" if tx.state is TransactionState.UNKNOWN else "is not"
+    return (
+        "its database transaction is committed and stays so, as database transactions come first; what was sent "
+        f"{what} visible. An outbox (ottla.transaction.Outbox) is the way in which this cannot happen"
+    )
 
 
 async def _prepare(tx: Transaction, side: Side) -> None:

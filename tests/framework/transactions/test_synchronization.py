@@ -139,6 +139,9 @@ class Database:
     def rollback(self) -> None:
         self._do("db rollback")
 
+    def left(self) -> None:
+        pass
+
     def _do(self, what: str) -> None:
         self.kafka.note(what, self.name)
         if what == self.fail:
@@ -203,6 +206,7 @@ def test_a_kafka_commit_that_fails_after_the_databases_says_that_that_one_stays(
     with pytest.raises(ProducerFenced) as caught, template.transaction(database=Database(fake_kafka)):
         template.send("t", "a")
     assert "database transaction is committed" in caught.value.__notes__[0]
+    assert "Outbox" in caught.value.__notes__[0]
 
 
 @pytest.mark.usefixtures("database_module")
