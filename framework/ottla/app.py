@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ottla import settings as settings_module
+from ottla.application_part import ApplicationPart
 from ottla.client import AdminClient
 from ottla.client.admin import NewTopic
 from ottla.client.config import ClientConfig
@@ -98,7 +99,8 @@ class Ottla:
         self._client: _Client | None = None
         self._broker_in_child = False
         self._endpoints: list[ListenerEndpoint] = []
-        self._included: list[object] = list(listeners or ())
+        self._included: list[object] = []
+        self._parts: list[ApplicationPart] = []
         self._instances: dict[type, object] = {}
         self._topics: dict[str, NewTopic] = {}
         self._on_started: list[Callable[[], Any]] = []
@@ -117,6 +119,8 @@ class Ottla:
         self.template = KafkaTemplate(
             self.producer_factory, consumer_factory=self.consumer_factory, allow_non_transactional=True
         )
+        for source in listeners or ():
+            self._take(source)
         _applications.add(self)
         atexit.register(_stop_at_exit, weakref.ref(self))
 
@@ -175,10 +179,18 @@ class Ottla:
     def include(self, *sources: object) -> None:
         """Take the listeners of modules, functions or instances; in a running application they start at once.
 
+        An `ApplicationPart`, such as an outbox's relay, runs for as long as the application does.
+
         Raises:
             ConfigError: a source has no listener.
         """
         for source in sources:
+            if isinstance(source, ApplicationPart):
+                self._take(source)
+                if self._running:
+                    source.attach(self)
+                    source.start()
+                continue
             endpoints = list(endpoints_of(source))
             if not endpoints:
                 raise ConfigError(f"include({source!r}): there is no @listener in it")
@@ -188,6 +200,9 @@ class Ottla:
                     container = self._register(self._with_instance(endpoint))
                     if endpoint.auto_start:
                         container.start()
+
+    def _take(self, source: object) -> None:
+        (self._parts if isinstance(source, ApplicationPart) else self._included).append(source)  # type: ignore[arg-type]
 
     def topic(
         self,
@@ -358,6 +373,9 @@ class Ottla:
                 for endpoint, container in zip(endpoints, self.listeners.values(), strict=True):
                     if endpoint.auto_start:
                         container.start()
+                for part in self._parts:
+                    part.attach(self)
+                    part.start()
             except BaseException:
                 self._stop(STOP_TIMEOUT_SECONDS)
                 raise
@@ -386,6 +404,13 @@ class Ottla:
         for container in self.listeners.values():
             try:
                 container.stop(timeout=max(0.0, deadline - time.monotonic()))
+            except TimeoutError as error:
+                yield error
+        for part in self._parts:
+            part.request_stop()
+        for part in self._parts:
+            try:
+                part.stop(max(0.1, deadline - time.monotonic()))
             except TimeoutError as error:
                 yield error
 
@@ -428,6 +453,9 @@ class Ottla:
                 failed = [c for c in self.listeners.values() if c.state is ContainerState.FAILED]
             if failed and failed[0].reason is not None:
                 raise failed[0].reason
+            for part in self._parts:
+                if part.failure is not None:
+                    raise part.failure
         finally:
             restore()
 
@@ -438,7 +466,11 @@ class Ottla:
             states = {container.state for container in self.listeners.values()}
             if ContainerState.FAILED in states and ContainerState.RUNNING not in states:
                 return
-            now, count = time.monotonic(), sum(container.processed for container in self.listeners.values())
+            if any(part.failure is not None for part in self._parts):
+                return
+            now = time.monotonic()
+            count = sum(container.processed for container in self.listeners.values())
+            count += sum(part.processed for part in self._parts)
             if count != handled:
                 handled, since = count, now
             if until_idle is not None and now - since >= until_idle:

@@ -22,6 +22,7 @@ The wire's tree is re-exported whole (`ottla_wire.errors` draws it): one class p
      ├── TransactionEnded          a send in a context whose transaction has ended
      ├── CannotBeginTransaction    a transaction did not begin; the reason as .__cause__
      │    └── NoProducerAvailable  all producers of the pool were in use
+     ├── OutboxStopped             a relay has stopped at a row, or cannot go on; nothing behind it was sent
      ├── UnexpectedRollback        the block went well, and its transaction was aborted: an inner block had failed
      └── TransactionOutcomeUnknown     a commit was not answered: it is committed or aborted, never in part
     Abortable
@@ -212,6 +213,10 @@ class UnexpectedRollback(OttlaError):
 
     `__cause__` is the inner block's error, if it had one (Spring: UnexpectedRollbackException).
     """
+
+
+class OutboxStopped(OttlaError):
+    """An outbox's relay has stopped for a reason that waiting does not remove; `__cause__` is Kafka's error."""
 
 
 class TransactionOutcomeUnknown(OttlaError, TimeoutError):

@@ -49,9 +49,12 @@ def test_whatever_is_imported_is_declared(project: dict[str, Any]) -> None:
         *table["dependencies"],
         *(each for extra in table["optional-dependencies"].values() for each in extra),
     ]
-    declared = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    declared = {re.split(r"[^\w-]", requirement)[0].lower() for requirement in requirements}
     distributions = importlib.metadata.packages_distributions()
-    missing = {module for module in imported_modules() if not declared & set(distributions.get(module, [module]))}
+    brought_by = {
+        module: {name.lower() for name in distributions.get(module, [module])} for module in imported_modules()
+    }
+    missing = {module for module, names in brought_by.items() if not declared & names}
     # The pytest plugin is loaded by pytest, and says itself what its option `apache` needs; pydantic has its core.
     assert missing == {"pytest", "testcontainers", "pydantic_core"}
 

@@ -33,7 +33,7 @@ class DatabaseTransaction:
 
     def left(self) -> None:
         """The block that brought the database was left, and the transaction that it had joined goes on."""
-        self._expected = _open_transaction(self._database)
+        self._expected = open_transaction(self._database)
 
     def commit(self) -> Any:
         """Make its work durable.
@@ -41,7 +41,7 @@ class DatabaseTransaction:
         Raises:
             TransactionEnded: it was ended after the block that brought it was left.
         """
-        if self._expected is not None and _open_transaction(self._database) is not self._expected:
+        if self._expected is not None and open_transaction(self._database) is not self._expected:
             raise TransactionEnded(
                 f"the database transaction of {self._database!r} was ended (the session or connection was closed, "
                 "committed or rolled back) after the block that brought it, and before the Kafka transaction that this "
@@ -73,7 +73,7 @@ def begin(database: Any) -> DatabaseTransaction:
         )
     if inspect.iscoroutinefunction(commit) and asyncio._get_running_loop() is None:
         raise ConfigError(f"database={database!r} is async: it needs `async with template.transaction(database=...)`")
-    if _commits_by_itself(database):
+    if commits_by_itself(database):
         raise ConfigError(
             f"database={database!r} commits each statement by itself (autocommit): nothing could be undone"
         )
@@ -95,8 +95,9 @@ async def _to_its_end(committing: Awaitable[Any]) -> None:
         task.cancel(*cancelled.args)
 
 
-def _commits_by_itself(database: Any) -> bool:
-    core = _synchronous(database)
+def commits_by_itself(database: Any) -> bool:
+    """Whether each statement is a transaction of its own, unless one was begun by hand."""
+    core = synchronous(database)
     if hasattr(core, "get_execution_options"):  # a SQLAlchemy Connection
         level = core.get_execution_options().get("isolation_level")
         if level is None:
@@ -108,9 +109,9 @@ def _commits_by_itself(database: Any) -> bool:
     return getattr(database, "in_transaction", None) is False and getattr(database, "isolation_level", "") is None
 
 
-def _open_transaction(database: Any) -> Any:
-    """Something that is the same object as long as the same transaction is open; None: there is none, or who knows."""
-    core = _synchronous(database)
+def open_transaction(database: Any) -> Any:
+    """The open transaction: the same object as long as it is the same one; None: there is none, or who knows."""
+    core = synchronous(database)
     get_transaction = getattr(core, "get_transaction", None)
     if callable(get_transaction):  # SQLAlchemy
         return get_transaction()
@@ -120,6 +121,6 @@ def _open_transaction(database: Any) -> Any:
     return True if status != _PSYCOPG_IDLE else None
 
 
-def _synchronous(database: Any) -> Any:
+def synchronous(database: Any) -> Any:
     """What SQLAlchemy's async classes wrap; others as they are."""
     return getattr(database, "sync_session", None) or getattr(database, "sync_connection", None) or database
