@@ -338,7 +338,7 @@ class TestWhatGoesWrong:
         producer = transactional(transaction_timeout_ms=300)
         producer.begin_transaction()
         producer.send(place.topic, b"too late", partition=0).result(10)
-        eventually(lambda: cluster.admin.list_transactions(states=["Ongoing"]) == [])
+        eventually(lambda: cluster.admin.list_transactions(states=["Ongoing"], pattern=producer.transactional_id) == [])
         if late == "commit":
             with pytest.raises(TransactionTimedOut, match="transaction_timeout_ms"):
                 producer.commit_transaction()
@@ -457,10 +457,10 @@ class TestAdministration:
         transactional_id = producer.transactional_id
         producer.begin_transaction()
         producer.send(place.topic, b"1", partition=2).result(10)
-        (listed,) = cluster.admin.list_transactions(states=["Ongoing"], pattern="tx-.*")
+        (listed,) = cluster.admin.list_transactions(states=["Ongoing"], pattern=f"{transactional_id[:-2]}.*")
         assert (listed.transactional_id, listed.state) == (transactional_id, "Ongoing")
         assert cluster.admin.list_transactions(producer_ids=[listed.producer_id]) == [listed]
-        assert cluster.admin.list_transactions(running_longer_than_ms=60_000, states=["Ongoing"]) == []
+        assert cluster.admin.list_transactions(running_longer_than_ms=60_000, pattern=transactional_id) == []
         with pytest.raises(ValueError, match="Sleeping"):
             cluster.admin.list_transactions(states=["Sleeping"])
         found = cluster.admin.describe_transactions([transactional_id])[transactional_id]
