@@ -28,6 +28,8 @@ from ottla_wire.schema import Request
 logger = logging.getLogger("ottla.client")
 
 MAX_ANSWER_BYTES: Final = 1 << 30
+TRUSTED_ANSWER_BYTES: Final = 64 << 20
+"""More than a fetch answer has (`fetch_max_bytes`): it is received into one buffer, and not into growing ones."""
 """The largest answer that is accepted. What speaks another protocol (HTTP, TLS) announces more, and is found out."""
 
 _SOFTWARE_NAME: Final = "ottla"
@@ -95,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._options = options
         self._on_lost = on_lost
         self._transport: Any = None
-        self._reader = FrameReader(MAX_ANSWER_BYTES)
+        self._reader = FrameReader(MAX_ANSWER_BYTES, trusted_bytes=TRUSTED_ANSWER_BYTES)
         self._next_correlation_id = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0

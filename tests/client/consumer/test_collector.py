@@ -25,16 +25,20 @@ A0, A1 = TopicPartition("a", 0), TopicPartition("a", 1)
 class Bench:
     """A collector with two partitions at offset 0."""
 
-    def __init__(self, log: SimpleNamespace, policy: ResetPolicy = ResetPolicy.LATEST, **options: Any) -> None:
+    def __init__(
+        self,
+        log: SimpleNamespace,
+        policy: ResetPolicy = ResetPolicy.LATEST,
+        answer_bytes: int = 1 << 20,
+        **options: Any,
+    ) -> None:
         self.log = log
         self.subscription = SubscriptionState(policy)
         self.subscription.assign_by_user([A0, A1])
         self.subscription.seek(A0, 0)
         self.subscription.seek(A1, 0)
-        self.buffer = FetchBuffer()
-        self.collector = Collector(
-            threading.Lock(), self.subscription, self.buffer, **{"refetch_below_bytes": 1 << 20, **options}
-        )
+        self.buffer = FetchBuffer(answer_bytes)
+        self.collector = Collector(threading.Lock(), self.subscription, self.buffer, **options)
 
     def fetched(self, partition: TopicPartition, offset: int, count: int, **batch: Any) -> CompletedFetch:
         data = bytearray(self.log.batch(offset, [b"v"] * count, **batch))
@@ -107,7 +111,7 @@ def test_paused_partitions_keep_their_records_and_do_not_hold_up_others(log: Sim
 
 
 def test_more_is_wanted_once_a_partition_has_room(log: SimpleNamespace) -> None:
-    bench = Bench(log, refetch_below_bytes=200)
+    bench = Bench(log, answer_bytes=200)
     first = bench.fetched(A0, 0, 10)
     bench.fetched(A0, 10, 1)
     assert bench.buffer.bytes_of(A0) > 200 > bench.buffer.bytes_of(A0) - first.remaining_bytes

@@ -127,9 +127,7 @@ class World:
             lambda: self.keeper.step(),
         )
         self.keeper = PositionKeeper(self.shared, self.cluster, lookup, None, backoff, self.fetcher.wake)  # type: ignore[arg-type]
-        self.collector = Collector(
-            self.shared.lock, self.shared.subscription, self.shared.buffer, refetch_below_bytes=1 << 20
-        )
+        self.collector = Collector(self.shared.lock, self.shared.subscription, self.shared.buffer)
 
     def assign(self, *partitions: TopicPartition, offset: int | None = 0, epoch: int | None = None) -> None:
         self.shared.subscription.assign_by_user(partitions)
@@ -223,6 +221,33 @@ async def test_a_partition_with_enough_waiting_is_not_fetched_until_records_are_
     world.wake()
     await world.settle()
     assert len(world.cluster.fetches) == 2
+
+
+@in_loop
+async def test_the_next_chunk_is_asked_for_while_a_whole_one_waits(log: SimpleNamespace) -> None:
+    """Apache Kafka cuts batches off, so that an answer has exactly what was asked for."""
+    first, second = log.batch(0, [b"x" * 200]), log.batch(1, [b"x" * 200])
+    world = World(max_partition_fetch_bytes=len(first))
+    world.assign(A0)
+    world.cluster.answers = [fetched(data(0, first)), fetched(data(0, second))]
+    world.wake()
+    await world.settle()
+
+    assert [fetch.topics[0].partitions[0].fetch_offset for fetch in world.cluster.fetches] == [0, 1], "and no third one"
+
+
+@in_loop
+async def test_the_next_request_leaves_before_the_application_hears_of_an_answer(log: SimpleNamespace) -> None:
+    """It would take the interpreter, and the broker would wait for us meanwhile."""
+    world = World()
+    world.assign(A0)
+    sent_when_told: list[int] = []
+    world.shared.notify = lambda: sent_when_told.append(len(world.cluster.fetches))
+    world.cluster.answers = [fetched(data(0, log.batch(0, [b"x"])))]
+    world.wake()
+    await world.settle()
+
+    assert sent_when_told == [2]
 
 
 @in_loop

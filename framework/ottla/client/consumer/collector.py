@@ -19,9 +19,14 @@ Deserialize = Callable[[str, Any, bytes], Any]
 
 
 class FetchBuffer:
-    """Completed fetches in the order in which they came; whoever uses it holds the consumer's lock."""
+    """Completed fetches in the order in which they came; whoever uses it holds the consumer's lock.
 
-    def __init__(self) -> None:
+    Args:
+        answer_bytes: what one answer has of a partition at most, unless a single batch is larger.
+    """
+
+    def __init__(self, answer_bytes: int) -> None:
+        self._answer_bytes = answer_bytes
         self._fetches: deque[CompletedFetch] = deque()
         self._bytes: dict[TopicPartition, int] = {}
 
@@ -36,6 +41,10 @@ class FetchBuffer:
     def bytes_of(self, partition: TopicPartition) -> int:
         """How many bytes of a partition wait to be handed out."""
         return self._bytes.get(partition, 0)
+
+    def has_room(self, partition: TopicPartition) -> bool:
+        """Whether more of a partition is to be fetched: beside one whole answer that waits, the next may come."""
+        return self.bytes_of(partition) <= self._answer_bytes
 
     def failed_partitions(self) -> set[TopicPartition]:
         """Partitions whose last answer was an error that nobody has seen yet: fetching them again would be vain."""
@@ -94,14 +103,12 @@ class Collector:
         subscription: SubscriptionState,
         buffer: FetchBuffer,
         *,
-        refetch_below_bytes: int,
         deserialize_key: Deserialize | None = None,
         deserialize_value: Deserialize | None = None,
     ) -> None:
         self._lock = lock
         self._subscription = subscription
         self._buffer = buffer
-        self._refetch_below_bytes = refetch_below_bytes
         self._deserialize_key = deserialize_key
         self._deserialize_value = deserialize_value
         self._deserializes = deserialize_key is not None or deserialize_value is not None
@@ -148,11 +155,11 @@ class Collector:
         """Move the position to where the fetch stands; False if a seek or a truncation check came in between."""
         partition = fetch.partition
         with self._lock:
-            waiting = self._buffer.bytes_of(partition)
+            had_room = self._buffer.has_room(partition)
             self._buffer.consumed(partition, bytes_before - fetch.remaining_bytes)
             if fetch.exhausted:
                 self._buffer.remove(fetch)
-            if self._buffer.bytes_of(partition) < self._refetch_below_bytes <= waiting or fetch.exhausted:
+            if (self._buffer.has_room(partition) and not had_room) or fetch.exhausted:
                 self.wants_fetch = True
             state = self._subscription.current(partition, fetch.version)
             if state is None:

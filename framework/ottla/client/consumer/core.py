@@ -80,7 +80,6 @@ class ConsumerCore:
             self._shared.lock,
             self._shared.subscription,
             self._shared.buffer,
-            refetch_below_bytes=config.max_partition_fetch_bytes,
             deserialize_key=_deserializer(config.key_deserializer),
             deserialize_value=_deserializer(config.value_deserializer),
         )

@@ -2,9 +2,12 @@
 
 Theory of operation. `wake` is called whenever something may have become possible: records were handed out, an answer
 came, positions or metadata changed. It has positions compared with their leaders first. Then it looks at each assigned
-partition that may be fetched, has fewer than `max_partition_fetch_bytes` waiting, and whose leader has no request of
+partition that may be fetched, has no more than `max_partition_fetch_bytes` waiting, and whose leader has no request of
 ours under way; each such leader gets one request. So while the application works on one chunk of a partition the next
 is on its way, and not more.
+
+The next request leaves before the application hears of the answer. Told first, it would decode records, and hold the
+interpreter lock for as long as that takes or a switch interval, while the broker has nothing to do.
 
 A leader is not asked for partitions at their end alone while others of it are full: the broker would hold that request
 for `fetch_max_wait_ms`, and the full ones, empty long before, would wait behind it. What came would wait behind their
@@ -162,7 +165,7 @@ class Fetcher:
         return True
 
     def _is_full(self, state: PartitionState) -> bool:
-        return self._shared.buffer.bytes_of(state.partition) >= self._partition_max_bytes
+        return not self._shared.buffer.has_room(state.partition)
 
     def _is_at_end(self, state: PartitionState) -> bool:
         """Whether there was nothing more to fetch when its leader last answered."""
@@ -213,6 +216,7 @@ class Fetcher:
         by_name = any(target.topic_id == Uuid.ZERO for target in targets.values())
         request = session.build(targets)
         started_ms = self._cluster.now_ms()
+        got = False
         try:
             answer: FetchResponse = await self._cluster.send(
                 node_id,
@@ -236,6 +240,8 @@ class Fetcher:
         finally:
             del self._tasks[node_id]
         self.wake()
+        if got:
+            asyncio.get_running_loop().call_soon(self._shared.notify)  # behind the first step of what `wake` has begun
 
     def _answered(
         self,
@@ -270,8 +276,6 @@ class Fetcher:
                     got |= self._received(partition, versions[partition], target, data)
         if stale:
             self._cluster.request_refresh()
-        if got:
-            self._shared.notify()
         return got
 
     def _named(self, request: SessionRequest, answer: FetchResponse) -> Iterable[tuple[TopicPartition, PartitionData]]:

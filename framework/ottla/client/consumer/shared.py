@@ -42,7 +42,7 @@ class Shared:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.subscription = SubscriptionState(policy)
-        self.buffer = FetchBuffer()
+        self.buffer = FetchBuffer(config.max_partition_fetch_bytes)
         self.membership = Membership(
             group_instance_id=config.group_instance_id,
             session_timeout_ms=config.session_timeout_ms,
