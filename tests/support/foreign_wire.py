@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from typing import Any
 
+from support.proxy import read_frame
 from support.slow_answers import SlowAnswers
 
 _SIZE, _HEADER = 4, 10  # bytes: the size of a frame; API key, version, correlation id and the client id's length
@@ -36,13 +37,13 @@ class WireTap(SlowAnswers):
         """How many requests of one kind a client has sent."""
         return sum(n for (client, key, _), n in list(self.seen.items()) if (client, key) == (client_id, api_key))
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Any) -> None:
+        """See Proxy."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                size = await reader.readexactly(_SIZE)
-                frame = await reader.readexactly(int.from_bytes(size, "big"))
-                self._note(frame)
-                writer.write(size + frame)
+                frame = await read_frame(reader)
+                self._note(frame[_SIZE:])
+                writer.write(frame)
                 await writer.drain()
 
     def _note(self, frame: bytes) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ottla_wire.messages import ApiKey
+from support.proxy import Proxy, read_frame
 
 
 class Moment(Enum):
@@ -31,31 +32,20 @@ class Strike:
     action: Callable[[], object]
 
 
-class RequestGate:
-    """Listens on 127.0.0.1:`port` until closed, and hands everything on to `target_port`.
+class RequestGate(Proxy):
+    """A proxy that strikes.
 
     Attributes:
         struck: set when the strike has been made. From then on everything passes again.
         seen: how many requests of each kind have arrived since `arm`.
     """
 
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.target_port = 0
+    def __init__(self) -> None:
         self.struck = threading.Event()
         self.seen: dict[int, int] = {}
         self._strike: Strike | None = None
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
-        self._thread.start()
-        assert self._started.wait(10)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        super().__init__()
 
     def arm(self, strike: Strike | None) -> None:
         """Count from now on, and strike when it is time; None lets everything pass."""
@@ -64,70 +54,33 @@ class RequestGate:
             self.seen = {}
             self._strike = strike
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        self._loop.close()
+    def connection(self) -> deque[Strike | None]:
+        """For each request that is on its way: the strike, if its answer is to be struck."""
+        return deque()
 
-    async def _serve(self) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(self._connect(reader, writer))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stopping.wait()
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        waiting: deque[Strike | None] = deque()  # for each request that is on its way: is its answer to be struck?
-        try:
-            copies = [
-                asyncio.ensure_future(self._requests(reader, up_writer, waiting)),
-                asyncio.ensure_future(self._answers(up_reader, writer, waiting)),
-            ]
-            _, unfinished = await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-            for task in unfinished:
-                task.cancel()
-            await asyncio.gather(*copies, return_exceptions=True)
-        finally:
-            writer.transport.abort()
-            up_writer.transport.abort()
-
-    async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: deque[Strike | None]
+    async def requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: deque[Strike | None]
     ) -> None:
+        """See Proxy."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = await _frame(reader)
+                frame = await read_frame(reader)
                 strike = self._count(struct.unpack_from(">h", frame, 4)[0])
                 if strike is not None and strike.moment is Moment.BEFORE:
                     await self._make(strike)
                     return
-                waiting.append(strike)
+                connection.append(strike)
                 writer.write(frame)
                 await writer.drain()
 
-    async def _answers(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: deque[Strike | None]
+    async def answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: deque[Strike | None]
     ) -> None:
+        """See Proxy."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = await _frame(reader)
-                strike = waiting.popleft()
+                frame = await read_frame(reader)
+                strike = connection.popleft()
                 if strike is not None:
                     await self._make(strike)
                     return
@@ -152,8 +105,3 @@ class RequestGate:
 def names(seen: Mapping[int, int]) -> dict[str, int]:
     """The counts with the names of the requests."""
     return {ApiKey(key).name: count for key, count in seen.items()}
-
-
-async def _frame(reader: asyncio.StreamReader) -> bytes:
-    size = await reader.readexactly(4)
-    return size + await reader.readexactly(int.from_bytes(size, "big"))

@@ -16,11 +16,7 @@ from ottla_broker.coordinator.group_coordinator import java_abs, java_hash
 from ottla_broker.coordinator.transaction_records import TransactionLogValue, read_transaction
 from ottla_broker.coordinator.transaction_state import TransactionState
 from ottla_wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest
-from ottla_wire.messages.add_partitions_to_txn import (
-    AddPartitionsToTxnRequest,
-    AddPartitionsToTxnTopic,
-    AddPartitionsToTxnTransaction,
-)
+from ottla_wire.messages.add_partitions_to_txn import AddPartitionsToTxnTopic
 from ottla_wire.messages.describe_transactions import DescribeTransactionsRequest
 from ottla_wire.messages.end_txn import EndTxnRequest
 from ottla_wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
@@ -28,7 +24,7 @@ from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 from ottla_wire.messages.list_transactions import ListTransactionsRequest
 from ottla_wire.records import iter_batches
 from ottla_wire.schema import Request
-from support.transactions import error_name
+from support.transactions import add_partitions_request, error_name
 
 TOPIC = "t"
 STATE_TOPIC = "__transaction_state"
@@ -97,22 +93,7 @@ class Play:
     ) -> None:
         topics = [AddPartitionsToTxnTopic(name=topic, partitions=list(partitions or (0,)))]
         name = self.name if name is None else name
-        if version < 4:
-            request = AddPartitionsToTxnRequest(
-                v3_and_below_transactional_id=name,
-                v3_and_below_producer_id=producer[0],
-                v3_and_below_producer_epoch=producer[1],
-                v3_and_below_topics=topics,
-            )
-        else:
-            transaction = AddPartitionsToTxnTransaction(
-                transactional_id=name,
-                producer_id=producer[0],
-                producer_epoch=producer[1],
-                verify_only=verify,
-                topics=topics,
-            )
-            request = AddPartitionsToTxnRequest(transactions=[transaction])
+        request = add_partitions_request(name, producer, topics, version, verify_only=verify)
         answer = self.ask(request, version)
         results = answer.results_by_topic_v3_and_below
         if version >= 4:

@@ -332,22 +332,7 @@ class Transactions:
     ) -> Pending[Any]:
         """AddPartitionsToTxn: the error names by partition."""
         topics = [AddPartitionsToTxnTopic(name=topic, partitions=[index]) for topic, index in partitions or [T0]]
-        if version < 4:
-            request = AddPartitionsToTxnRequest(
-                v3_and_below_transactional_id=name,
-                v3_and_below_producer_id=producer[0],
-                v3_and_below_producer_epoch=producer[1],
-                v3_and_below_topics=topics,
-            )
-        else:
-            transaction = AddPartitionsToTxnTransaction(
-                transactional_id=name,
-                producer_id=producer[0],
-                producer_epoch=producer[1],
-                verify_only=verify_only,
-                topics=topics,
-            )
-            request = AddPartitionsToTxnRequest(transactions=[transaction])
+        request = add_partitions_request(name, producer, topics, version, verify_only=verify_only)
         return self.ask(request, version, settle=settle).then(lambda response: _added(response, version))
 
     def added(self, producer: tuple[int, int], *partitions: TopicIndex, **options: Any) -> str:
@@ -409,6 +394,32 @@ class Transactions:
         producer = self.started(name)
         assert self.added(producer, *partitions, name=name, version=version) == ""
         return producer
+
+
+def add_partitions_request(
+    name: str,
+    producer: tuple[int, int],
+    topics: list[AddPartitionsToTxnTopic],
+    version: int,
+    *,
+    verify_only: bool = False,
+) -> AddPartitionsToTxnRequest:
+    """The request of one transaction, in the shape of its version: clients' own up to 3, from 4 on brokers'."""
+    if version < 4:
+        return AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id=name,
+            v3_and_below_producer_id=producer[0],
+            v3_and_below_producer_epoch=producer[1],
+            v3_and_below_topics=topics,
+        )
+    transaction = AddPartitionsToTxnTransaction(
+        transactional_id=name,
+        producer_id=producer[0],
+        producer_epoch=producer[1],
+        verify_only=verify_only,
+        topics=topics,
+    )
+    return AddPartitionsToTxnRequest(transactions=[transaction])
 
 
 def error_name(code: int) -> str:
