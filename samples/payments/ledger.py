@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from inbox import Inbox
 from models import Payment, Receipt, Status
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, create_engine, event, select
 from sqlalchemy.engine import Row
+
+from ottla.transaction import Inbox
 
 LOCK_SECONDS = 30  # a writer that was frozen by the operating system keeps the others waiting
 

@@ -1,4 +1,4 @@
-"""samples/payments: its ledger and inbox, its listener on a broker, and that its proof finds every kind of fault."""
+"""samples/payments: its ledger, its listener on a broker, and that its proof finds every kind of fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ottla.testing import wait_for
 from ottla_wire.records import RecordBatchBuilder
 
 FOLDER = Path(__file__).resolve().parents[2] / "samples" / "payments"
-MODULES = ("models", "inbox", "ledger", "proof")
+MODULES = ("models", "ledger", "proof")
 OPENING = {"anna": 1_000, "ben": 500}
 
 
@@ -49,7 +49,7 @@ def payment(sample: Any) -> Callable[..., Any]:
     return make
 
 
-# -- ledger and inbox --------------------------------------------------------------------------------------------------
+# -- the ledger ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_payment_moves_money_and_leaves_one_row(ledger: Any, payment: Any) -> None:
@@ -80,21 +80,6 @@ def test_accounts_that_are_open_keep_their_balance(ledger: Any, payment: Any) ->
         ledger.charge(connection, payment())
     ledger.open_accounts({**OPENING, "eve": 1})
     assert ledger.balances() == {"anna": 900, "ben": 600, "eve": 1}
-
-
-def test_the_inbox_forgets_a_record_whose_work_was_rolled_back(sample: Any, ledger: Any) -> None:
-    record = SimpleNamespace(topic="payments", partition=0, offset=7)
-
-    def work(error: Exception | None = None) -> bool:
-        with ledger.begin() as connection, sample.ledger.inbox.handle(record, connection) as fresh:
-            if error:
-                raise error
-            return bool(fresh)
-
-    with pytest.raises(ValueError, match="own"):
-        work(ValueError("own"))
-    assert work()
-    assert not work()
 
 
 # -- the listener ------------------------------------------------------------------------------------------------------

@@ -306,10 +306,6 @@ def _awaited(inbox: Inbox, sessions: Any, function: Any, parameter: str, name: s
     return once
 
 
-def _committing(session: Any) -> Any:
-    return _Committing(session)
-
-
 class _Committing:
     """Commits a session or connection of any kind at the end of the block, or rolls it back."""
 
