@@ -49,7 +49,7 @@ def payment(sample: Any) -> Callable[..., Any]:
     return make
 
 
-# -- the ledger ----------------------------------------------------------------------------------------------------------
+# -- the ledger --------------------------------------------------------------------------------------------------------
 
 
 def test_a_payment_moves_money_and_leaves_one_row(ledger: Any, payment: Any) -> None:
