@@ -38,7 +38,7 @@ class Result:
 
     def _row(self, client: str, runs: Sequence[Figures]) -> dict[str, Any]:
         row: dict[str, Any] = {"client": client, "rounds": len(runs)}
-        for name in ("megabytes", "latency_ms", "latency_99_ms"):
+        for name in ("import_seconds", "megabytes", "latency_ms", "latency_99_ms"):
             if name in runs[0]:
                 row[name] = median(run[name] for run in runs)
         row.update({name: median(run[name] for run in runs) for name in runs[0] if name.endswith("_ns")})
@@ -131,7 +131,8 @@ _COLUMNS = (
     _Column("cpu_share", "bound by", "{bound_by}"),
     _Column("latency_ms", "latency ms", "{latency_ms:.2f}"),
     _Column("latency_99_ms", "99 % ms", "{latency_99_ms:.2f}"),
-    _Column("start_seconds", "start s", "{start_seconds:.2f}"),
+    _Column("import_seconds", "import s", "{import_seconds:.4f}"),
+    _Column("start_seconds", "start s", "{start_seconds:.4f}"),
     _Column("megabytes", "memory MB", "{megabytes:.0f}"),
     _Column("nothing_ns", "loop ns", "{nothing_ns:.0f}"),
     _Column("model_to_json_ns", "model to JSON ns", "{model_to_json_ns:.0f}"),
