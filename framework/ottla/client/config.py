@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -274,10 +275,15 @@ def resolve(cls: type[C], mapping: Mapping[str, Any] | None = None, keywords: Ma
         given[_known_name(cls, name)] = value
     for name, value in (keywords or {}).items():
         given[_known_name(cls, name)] = value
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {name: _checked(fields[name], hints[name], value) for name, value in given.items()}
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type[ClientConfig]) -> dict[str, Any]:
+    return get_type_hints(cls)  # evaluates the text of each annotation, which takes longer than all the rest
 
 
 def parse_address(text: str) -> tuple[str, int]:
