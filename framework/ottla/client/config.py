@@ -275,7 +275,7 @@ def resolve(cls: type[C], mapping: Mapping[str, Any] | None = None, keywords: Ma
         given[_known_name(cls, name)] = value
     for name, value in (keywords or {}).items():
         given[_known_name(cls, name)] = value
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type] # mypy: the class of a frozen dataclass would have no hash
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {name: _checked(fields[name], hints[name], value) for name, value in given.items()}
     return cls(**values)
