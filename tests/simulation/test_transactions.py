@@ -1,4 +1,4 @@
-"""Hundreds of seeds of transactions under trouble, in virtual time; what that is, `support/simulation` says."""
+"""A thousand seeds of transactions under trouble, in virtual time; what that is, `support/simulation` says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "200"))
+SEEDS = int(os.environ.get("OTTLA_SIMULATION_SEEDS", "1000"))
 PROCESSES = 2
 
 

@@ -15,6 +15,10 @@ from typing import Any
 CURRENT: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simulated process", default=None)
 
 
+class Killed(BaseException):
+    """A process was killed in the middle of what it was doing: nothing behind that happens."""
+
+
 class Process:
     """Something that can be paused or killed. `on_death` is called when it is killed."""
 
@@ -38,7 +42,13 @@ class Process:
         if self.is_paused or self._waiting:
             self._waiting.append((contextvars.copy_context(), callback, arguments))
         else:
+            self._call(callback, arguments)
+
+    def _call(self, callback: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        try:
             callback(*arguments)
+        except Killed:
+            assert self.is_dead
 
     def pause(self) -> None:
         """Stop running callbacks."""
@@ -52,7 +62,7 @@ class Process:
     def _catch_up(self) -> None:
         while self._waiting and not self.is_paused and not self.is_dead:
             context, callback, arguments = self._waiting.popleft()
-            context.run(callback, *arguments)
+            context.run(self._call, callback, arguments)
 
     def kill(self) -> None:
         """Nothing of it runs any more."""

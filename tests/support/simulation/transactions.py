@@ -352,8 +352,14 @@ class Simulation:
     async def crash_the_broker(self) -> None:
         broker = self.world.broker
         assert broker is not None
-        self.world.trace("the broker crashes")
-        broker.crash()
+        if self.world.chance(0.5):
+            broker.writes_left = self.world.rng.randint(1, 12)
+            await asyncio.sleep(0.3)
+        if broker.process.is_dead:
+            self.events["killed_while_writing"] += 1
+        else:
+            self.world.trace("the broker crashes")
+            broker.crash()
         await asyncio.sleep(self.world.rng.choice((0.0, 0.1, 0.8)))
         await broker.start()
         self.world.trace("the broker is back")

@@ -20,12 +20,13 @@ from ottla.client.cluster import Cluster
 from ottla.client.config import ClientConfig
 from ottla.client.connection import Connection
 from ottla.client.engine import Engine
+from ottla_broker.log.files import OsLogFile
 from ottla_broker.shell import node as node_module
 from ottla_broker.shell.config import parse_config
 from ottla_broker.shell.node import Node
 from ottla_broker.shell.unsynced_files import UnsyncedFiles
 from simulation.network import Network
-from simulation.processes import CURRENT, Process
+from simulation.processes import CURRENT, Killed, Process
 from simulation.virtual_loop import VirtualLoop
 
 logger = logging.getLogger("simulation")
@@ -66,6 +67,8 @@ class SimulatedBroker:
         self.process.is_dead = True
         self.node: Node | None = None
         self.starts = 0
+        self.writes_left: int | None = None
+        """It is killed in the middle of the last of so many writes to its logs, if a number is set."""
 
     @property
     def parts(self) -> Any:
@@ -87,10 +90,27 @@ class SimulatedBroker:
         self._world.network.stop_listening(PORT)
         self._world.network.cut(self.process, lossy=self._world.chance(0.3))
         self.process.kill()
+        self.writes_left = None
         directory = self.parts.log_directory
         directory._lock.release()
         while self._files.open_count:
             self._files._close_oldest()
+
+    def before_write(self, file: OsLogFile, data: Any, write: Callable[[OsLogFile, Any], None]) -> None:
+        """Called before a log's file is written to. Of the last write nothing gets there, or a part.
+
+        Raises:
+            Killed: there are no more writes.
+        """
+        if self.writes_left is not None and file._pool is self._files:
+            self.writes_left -= 1
+            if self.writes_left <= 0:
+                if self._world.chance(0.3):
+                    write(file, bytes(data)[: self._world.rng.randrange(len(data))])
+                self._world.trace("the broker is killed while it writes %s", file.path.parent.name)
+                self.crash()
+        if self.process.is_dead or file._pool is not self._files:
+            raise Killed
 
 
 class SimulatedEngine(Engine):
@@ -162,6 +182,13 @@ def world(seed: int) -> Iterator[World]:
         if process is not None and process.name in here.speaks_v1:
             self.finalized_features = {**self.finalized_features, "transaction.version": 1}
 
+    write = OsLogFile.append
+
+    def append(self: OsLogFile, data: Any) -> None:
+        if here.broker is not None:
+            here.broker.before_write(self, data, write)
+        write(self, data)
+
     def wall_ns() -> int:
         return _BEGINNING_OF_TIME_NS + int(loop.time() * 1e9)
 
@@ -173,6 +200,7 @@ def world(seed: int) -> Iterator[World]:
         (random, "Random", seeded),
         (node_module, "_bind", lambda host, port: _Socket()),
         (Connection, "_agree_on_versions", agree_on_versions),
+        (OsLogFile, "append", append),
     ]
     try:
         with _patched(patches):
