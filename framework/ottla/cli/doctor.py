@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import platform
 import resource
-import socket
 import time
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-CONNECT_TIMEOUT_SECONDS = 3.0
+from ottla.client.config import parse_address
+from ottla.client.connection import Connection, ConnectionOptions
+from ottla.client.metadata import Node
+from ottla.errors import OttlaError
+from ottla_wire.messages.metadata import MetadataRequest
+
+TIMEOUT_MS = 3_000
 ENOUGH_FILES = 4096
 
 
@@ -28,7 +34,7 @@ class Finding:
 
 def report(servers: str | None, *, as_json: bool) -> None:
     """Print the findings; exit code 1 if a server that was named cannot be reached."""
-    findings = [*_versions(), _kernel(), _event_loop(), _open_files(), *(_reach(server) for server in _split(servers))]
+    findings = [*_versions(), _kernel(), _event_loop(), _open_files(), *asyncio.run(_servers(_split(servers)))]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -71,11 +77,54 @@ def _split(servers: str | None) -> list[str]:
     return [server.strip() for server in (servers or "").split(",") if server.strip()]
 
 
-def _reach(server: str) -> Finding:
-    host, _, port = server.rpartition(":")
+async def _servers(servers: list[str]) -> list[Finding]:
+    """Whether brokers answer at the addresses, and at those that they tell clients to use."""
+    findings = []
+    advertised: dict[Node, str] = {}
+    for server in servers:
+        try:
+            node = Node(-1, *parse_address(server))
+            connection, seconds = await _connect(node)
+        except (OttlaError, TimeoutError) as error:
+            findings.append(Finding(f"server {server}", "not reachable", str(error)))
+            continue
+        try:
+            about, nodes = await _about(connection)
+        except (OttlaError, TimeoutError) as error:
+            findings.append(Finding(f"server {server}", "does not answer", str(error)))
+        else:
+            findings.append(Finding(f"server {server}", f"reachable, answers in {seconds * 1000:.1f} ms: {about}"))
+            advertised.update(dict.fromkeys(nodes, server))
+        finally:
+            connection.close()
+    return findings + [await _broker(node, told_by) for node, told_by in advertised.items()]
+
+
+async def _connect(node: Node) -> tuple[Connection, float]:
     started = time.perf_counter()
+    connection = await Connection.open(node, ConnectionOptions("ottla-doctor", TIMEOUT_MS, TIMEOUT_MS), lambda _: None)
+    return connection, time.perf_counter() - started
+
+
+async def _about(connection: Connection) -> tuple[str, list[Node]]:
+    """The cluster in words, and its brokers at the addresses that clients are told to use."""
+    answer = await connection.send(MetadataRequest(topics=[]), connection.version_for(MetadataRequest))
+    nodes = [Node(broker.node_id, broker.host, broker.port) for broker in answer.brokers]
+    transactions = connection.finalized_features.get("transaction.version", 0)
+    count = f"{len(nodes)} broker{'s' if len(nodes) != 1 else ''}"
+    return f"cluster {answer.cluster_id}, {count}, transactions version {2 if transactions >= 2 else 1}", nodes
+
+
+async def _broker(node: Node, told_by: str) -> Finding:
+    """A client never uses the address that it was given for long, but the one that the cluster names."""
+    what = f"server {node.host}:{node.port}, broker {node.id}"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS):
-            return Finding(f"server {server}", f"reachable in {(time.perf_counter() - started) * 1000:.1f} ms")
-    except (OSError, ValueError) as error:
-        return Finding(f"server {server}", "not reachable", str(error))
+        connection, seconds = await _connect(node)
+    except (OttlaError, TimeoutError) as error:
+        return Finding(
+            what,
+            "not reachable",
+            f"{told_by} tells clients to use this address (advertised.listeners): {error}",
+        )
+    connection.close()
+    return Finding(what, f"reachable, answers in {seconds * 1000:.1f} ms")

@@ -28,9 +28,9 @@ from ottla_wire.schema import Request
 logger = logging.getLogger("ottla.client")
 
 MAX_ANSWER_BYTES: Final = 1 << 30
+"""The largest answer that is accepted. What speaks another protocol (HTTP, TLS) announces more, and is found out."""
 TRUSTED_ANSWER_BYTES: Final = 64 << 20
 """More than a fetch answer has (`fetch_max_bytes`): it is received into one buffer, and not into growing ones."""
-"""The largest answer that is accepted. What speaks another protocol (HTTP, TLS) announces more, and is found out."""
 
 _SOFTWARE_NAME: Final = "ottla"
 _UNSUPPORTED_VERSION: Final = 35
@@ -307,7 +307,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._answered(frame)
         except (DecodeError, FrameError, struct.error) as error:
             logger.warning("%s sends what cannot be read, the connection is given up: %s", self.node, error)
-            self.fail(Disconnected(f"{self.node} sent what cannot be read: {error}"))
+            who = f"{self.node} sent what cannot be read"
+            if not self.versions:  # its first answer
+                who = f"what answers as {self.node} is no Kafka broker, or wants another protocol (TLS)"
+            self.fail(Disconnected(f"{who}: {error}"))
 
     def _answered(self, frame: bytearray) -> None:
         if len(frame) < 4:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from typer.testing import CliRunner
 
 from ottla.cli.commands import app
 from ottla.cli.records import parse_lines
+from ottla.embedded import EmbeddedKafka
 from ottla.errors import OttlaError
+from support.apache_kafka import free_port
 
 
 @pytest.fixture
@@ -66,11 +70,45 @@ def test_a_group_is_described_reset_and_deleted(ottla: Any, kafka_topic: str) ->
 def test_doctor_reports_the_kernel_and_whether_the_server_is_there(ottla: Any) -> None:
     findings = {finding["what"]: finding for finding in json.loads(ottla("doctor", "--json"))}
     assert findings["record kernel"]["value"] in ("native", "pure Python")
-    assert "reachable" in next(finding["value"] for what, finding in findings.items() if what.startswith("server "))
+    named, advertised = (finding for what, finding in findings.items() if what.startswith("server "))
+    assert named["value"].startswith("reachable")
+    assert "1 broker, transactions version 2" in named["value"]
+    assert advertised["what"].endswith("broker 1")
+    assert advertised["value"].startswith("reachable")
 
 
 def test_doctor_fails_where_the_server_is_not_there(ottla: Any) -> None:
     assert "not reachable" in ottla("doctor", "-b", "127.0.0.1:1", "--json", exit_code=1)
+    assert "HOST:PORT" in ottla("doctor", "-b", "nonsense", "--json", exit_code=1)
+
+
+def test_doctor_tells_a_broker_from_what_only_listens(ottla: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def speak_http() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=speak_http, daemon=True)
+        thread.start()
+        [found] = [
+            finding
+            for finding in json.loads(ottla("doctor", "-b", f"127.0.0.1:{port}", "--json", exit_code=1))
+            if finding["what"].startswith("server ")
+        ]
+        thread.join(10)
+    assert found["value"] == "not reachable"
+    assert "is no Kafka broker" in found["advice"]
+
+
+def test_doctor_finds_an_advertised_address_where_nobody_listens(ottla: Any) -> None:
+    port = free_port()
+    with EmbeddedKafka(port=port, config={"advertised.listeners": "PLAINTEXT://127.0.0.1:1"}):
+        found = json.loads(ottla("doctor", "-b", f"127.0.0.1:{port}", "--json", exit_code=1))
+    assert "advertised.listeners" in found[-1]["advice"]
 
 
 def test_a_line_without_its_separator_is_named_by_its_number() -> None:
