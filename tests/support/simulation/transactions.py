@@ -44,7 +44,7 @@ TRANSACTION_TIMEOUT_MS = 1_500
 TOO_LONG_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000
 CALL_SECONDS = 3.0
 INPUTS = 12
-TROUBLE_SECONDS = 6.0
+TROUBLE_SECONDS = (1.0, 2.0, 5.0)
 LONGEST_QUIET_SECONDS = 30.0
 EPOCHS_LEFT = 3
 
@@ -218,7 +218,7 @@ class Feeder(Client):
                         self.world.trace("%s is not stored: %r", value, error)
                         raise
                     ledger.inputs_stored[value] = Place(stored.topic, stored.partition, stored.offset)
-                await self.pause(TROUBLE_SECONDS / INPUTS)
+                await self.pause(self.simulation.trouble_seconds / INPUTS)
         finally:
             await producer.close(5)
 
@@ -293,6 +293,7 @@ class Simulation:
         self.is_quiet = False
         self.is_over = False
         rng = here.rng
+        self.trouble_seconds = rng.choice(TROUBLE_SECONDS)
         ids = ["one", "two", "two"] if rng.random() < 0.3 else ["one", "two", "three"]
         self.clients: list[Client] = [Sender(self, f"sender {i}", name) for i, name in enumerate(ids)]
         self.clients += [Worker(self, f"worker {i}", f"worker-{i}") for i in range(2)]
@@ -326,7 +327,8 @@ class Simulation:
         faults.split_rate = rng.choice((0.0, 0.3))
         pause = rng.choice((0.15, 0.5, 1.5))
         troubles = [self.kill_a_client, self.pause_a_client, self.crash_the_broker, self.pause_the_broker, self.cut]
-        while here.loop.time() < TROUBLE_SECONDS:
+        until = here.loop.time() + self.trouble_seconds
+        while here.loop.time() < until:
             await asyncio.sleep(rng.uniform(0.0, 2 * pause))
             trouble = rng.choice(troubles)
             self.events[trouble.__name__] += 1
