@@ -293,7 +293,9 @@ class Transaction:
 
     def abandon(self) -> None:
         """Whoever was to end it is gone: close the producer, which aborts it."""
-        if self.step(TransactionState.ENDING, TransactionState.OPEN, TransactionState.PREPARING):
+        if self.step(
+            TransactionState.ENDING, TransactionState.OPEN, TransactionState.PREPARING, TransactionState.TIMED_OUT
+        ):
             self.end(TransactionState.ABORTED, failed=True)
 
     @property
@@ -308,21 +310,26 @@ class Transaction:
 
     def first_failure(self) -> SendError | None:
         """The first send that failed by itself, in the order of the calls: not as a consequence of another failure."""
-        if self._failure is not None:
-            return self._failure
-        for future in self._futures:
-            failure = future.exception() if future.done() else None
-            if failure is not None and _is_origin(failure):
-                return failure
+        with self._lock:  # a thread whose send is done may be in the middle of `_forget_done` still
+            if self._failure is not None:
+                return self._failure
+            for future in self._futures:
+                failure = future.exception() if future.done() else None
+                if failure is not None and _is_origin(failure):
+                    return failure
         return None
 
     # -- the watchdog --------------------------------------------------------------------------------------------------
 
     def time_out(self) -> None:
         """See Watched. The producer stays with the transaction until the block is left."""
-        if self.step(TransactionState.TIMED_OUT, TransactionState.OPEN, TransactionState.PREPARING):
-            logger.warning("%s: %s", self.transactional_id, self.timed_out())
+        with self._lock:
+            if self.state not in (TransactionState.OPEN, TransactionState.PREPARING):
+                return
+            # First this: who leaves the block at this very moment waits for it as soon as the state says so.
             self.timing_out = self._pools.engine.submit(self._abort_timed_out())
+            self.state = TransactionState.TIMED_OUT
+        logger.warning("%s: %s", self.transactional_id, self.timed_out())
 
     async def _abort_timed_out(self) -> BaseException | None:
         while self.has_senders:  # noqa: ASYNC110 - see boundaries.no_more_senders

@@ -56,9 +56,18 @@ class Watchdog:
         for watched in [one for one in list(self._watched) if one.deadline <= now]:
             self._watched.pop(watched, None)
             watched.time_out()
-        self._armed_at = math.inf
-        self._armed_at = min((one.deadline for one in list(self._watched)), default=math.inf)
+        earliest = self._earliest()
+        while True:
+            self._armed_at = earliest
+            # One that another thread has added meanwhile has compared itself with the time before this one.
+            again = self._earliest()
+            if again >= earliest:
+                break
+            earliest = again
         self._arm()
+
+    def _earliest(self) -> float:
+        return min((one.deadline for one in list(self._watched)), default=math.inf)
 
     def _arm(self) -> None:
         if self._timer is not None:

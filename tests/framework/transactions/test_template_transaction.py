@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ottla import KafkaTemplate, OffsetAndMetadata, TopicPartition, current_transaction
+from ottla import KafkaTemplate, OffsetAndMetadata, ProducerRecord, TopicPartition, current_transaction
 from ottla.client.topic_partition import ConsumerGroupMetadata
 from ottla.errors import (
     ConfigError,
@@ -124,6 +124,33 @@ def test_a_send_that_fails_after_thousands_is_found(template: KafkaTemplate, fak
                 template.flush()
         assert len(tx._futures) < 2_500, "sends that are done are let go"
     assert caught.value.record.value == 10
+
+
+def test_sends_may_be_let_go_by_a_thread_that_is_late_while_the_one_that_failed_is_looked_for(
+    template: KafkaTemplate,
+) -> None:
+    tidying: list[threading.Thread] = []
+
+    class Future:
+        def __init__(self, failure: SendError | None = None) -> None:
+            self.failure = failure
+
+        def done(self) -> bool:
+            if not tidying:
+                tidying.append(threading.Thread(target=tx._forget_done))
+                tidying[0].start()
+                tidying[0].join(5)
+            return True
+
+        def exception(self) -> SendError | None:
+            return self.failure
+
+    refused = SendError("refused", ProducerRecord("t", "a"))
+    with template.transaction() as tx:
+        for future in (Future(), Future(refused), Future()):
+            tx._remember(future)  # type: ignore[arg-type]
+        assert tx.first_failure() is refused
+        tx.set_rollback_only()
 
 
 def test_a_block_without_sends_commits_nothing_and_the_next_one_works(template: KafkaTemplate, fake_kafka: Any) -> None:

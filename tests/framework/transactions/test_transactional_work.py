@@ -52,6 +52,7 @@ from ottla.listeners.group_positions import GroupPositions
 from ottla.listeners.listener_loop import ListenerLoop, LoopControl
 from ottla.listeners.transactional import Transactional
 from ottla.listeners.transactional_work import TransactionalWork
+from ottla.testing import wait_for
 from ottla.transaction.sides import BLOCKING
 from ottla_wire.records import ConsumerRecord, TimestampType
 
@@ -580,6 +581,20 @@ def test_a_driver_that_is_interrupted_in_a_delivery_lets_the_producer_go(rig: An
     with pytest.raises(KeyboardInterrupt):
         loop.run([record(0)])
     assert current_transaction() is None
+    pools = loop.template.producer_factory.producer_pools()
+    assert pools.pool("tx-")._count == 0
+
+
+def test_and_so_it_does_if_the_transaction_had_timed_out(rig: Any) -> None:
+    loop = rig(timeout=0.01)
+
+    def interrupted(one: Any) -> None:
+        wait_for(lambda: loop.kafka.happened("abort"))
+        raise KeyboardInterrupt
+
+    loop.listener = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        loop.run([record(0)])
     pools = loop.template.producer_factory.producer_pools()
     assert pools.pool("tx-")._count == 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -108,6 +109,40 @@ def test_the_factorys_transaction_timeout_is_what_a_block_without_one_has(
         wait_for(lambda: fake_kafka.happened("abort"))
 
 
+def test_a_block_may_be_left_at_the_moment_at_which_it_is_timed_out(
+    template: KafkaTemplate, fake_kafka: Any, noticed: threading.Event, left: threading.Event
+) -> None:
+    pool = template.producer_factory.producer_pools().pool("tx-")
+    try:
+        with pytest.raises(TransactionTimedOut), template.transaction(timeout=0.05):
+            assert noticed.wait(5)
+    finally:
+        left.set()
+    assert fake_kafka.happened("commit", "abort") == ["abort tx-0"]
+    assert pool.idle == ["tx-0"]
+
+
+@pytest.fixture
+def noticed(left: threading.Event) -> Iterator[threading.Event]:
+    """Set when the time-out is logged, which then waits for a moment until the block is left."""
+    event = threading.Event()
+
+    class SlowHandler(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            event.set()
+            left.wait(0.2)
+
+    logger, handler = logging.getLogger("ottla.transaction"), SlowHandler()
+    logger.addHandler(handler)
+    yield event
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def left() -> threading.Event:
+    return threading.Event()
+
+
 def test_async_blocks_are_timed_out_too(template: KafkaTemplate, fake_kafka: Any) -> None:
     async def main() -> None:
         async with template.transaction(timeout=0.05):
@@ -169,4 +204,36 @@ def test_what_is_overdue_is_timed_out_once_and_the_rest_is_not() -> None:
         assert late.timed_out
         assert watchdog._timer is None
 
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_one_that_begins_while_the_timer_is_being_set_is_not_overlooked(look: int) -> None:
+    """Between a look at the deadlines and what follows from it another thread may have its turn."""
+
+    class LookedAt(Entry):
+        looks_left = 0
+
+        @property
+        def deadline(self) -> float:
+            self.looks_left -= 1
+            if self.looks_left == 0:
+                watchdog.add(second)
+            return 100.0
+
+        @deadline.setter
+        def deadline(self, _: float) -> None: ...
+
+    async def main() -> None:
+        watchdog.add(first)
+        first.looks_left = look
+        watchdog.check()
+        assert first.looks_left <= 0, "it was looked at as often as that"
+        assert watchdog._armed_at == 10.0
+        watchdog.remove(second)
+        watchdog.remove(first)
+        watchdog.check()
+
+    watchdog = Watchdog(Engine(), lambda: 0.0)  # type: ignore[arg-type]
+    first, second = LookedAt(100.0), Entry(10.0)
     asyncio.run(main())
