@@ -159,6 +159,16 @@ class TestWhatIsRead:
         assert reading.consumer.position(place) == 4
         assert reading.consumer.current_lag(place) == 0
 
+    def test_transactions_one_right_after_the_other_where_each_write_is_fsynced_first(
+        self, cluster: Any, transactional: Any, reader: Any
+    ) -> None:
+        """Markers are fsynced, too, so each commit returns before it shows, and the next transaction begins meanwhile."""
+        place = TopicPartition(cluster.create_topic(flush_messages="1"), 0)
+        producer = transactional()
+        for number in range(20):
+            commit(producer, place, b"%d" % number)
+        assert reader(place).read() == [b"%d" % number for number in range(20)]
+
     def test_a_start_at_a_marker_or_inside_of_what_was_aborted(
         self, transactional: Any, place: TopicPartition, reader: Any
     ) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ottla.client import AdminClient, KafkaProducer, TopicPartition
+from ottla.client.admin import OffsetSpec
+from ottla.embedded import EmbeddedKafka
 from ottla_broker.context import ANONYMOUS, RequestContext
 from ottla_wire.messages.describe_transactions import DescribeTransactionsRequest
 from ottla_wire.messages.end_txn import EndTxnRequest
@@ -21,9 +25,9 @@ ID, TIMEOUT_MS = "orders", 60_000
 class Shop:
     """A producer of one transactional id on a bench, and what its readers are allowed to see."""
 
-    def __init__(self, bench: Any) -> None:
+    def __init__(self, bench: Any, **config: str) -> None:
         self.bench = bench
-        bench.create_topic("t", 2)
+        bench.create_topic("t", 2, **config)
         bench.ask(FindCoordinatorRequest(key_type=1, coordinator_keys=[ID]), 6)
 
     def start(self) -> tuple[int, int]:
@@ -98,6 +102,44 @@ def test_its_end_is_answered_before_its_markers_are_written(shop: Shop) -> None:
     broker.settle(now_ms)
     assert shop.is_stable()
     assert not broker.has_follow_ups
+
+
+def test_where_writes_are_fsynced_before_they_count_a_commit_is_answered_before_readers_see_it(bench: Any) -> None:
+    def sync() -> None:
+        work = bench.replicas.take_sync_work()
+        work.run()
+        work.finish()
+        bench.broker.settle(bench.clock.now_ms())
+
+    shop = Shop(bench, flush_messages="1")
+    producer = shop.start()
+    stored = bench.ask(shop.produce_request(producer, b"a"), 12)
+    sync()
+    assert stored.result().responses[0].partition_responses[0].error_code == 0
+    following = shop.end(producer, commit=True)
+    assert following == (producer[0], producer[1] + 1)
+    assert not shop.is_stable(), "the marker is not on the disk"
+    next_write = bench.ask(shop.produce_request(following, b"b"), 12)
+    assert not next_write.done(), "it waits for the end of the transaction before it"
+    sync()
+    assert bench.partition("t").last_stable_offset == 2
+    bench.advance(100)
+    sync()
+    assert next_write.result().responses[0].partition_responses[0].error_code == 0
+
+
+def test_a_reader_on_another_connection_sees_a_commit_that_has_returned(tmp_path: Path) -> None:
+    place = TopicPartition("t", 0)
+    with EmbeddedKafka(data=tmp_path / "data", topics={"t": 1}) as kafka:
+        producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=ID)
+        with producer, AdminClient(bootstrap_servers=kafka.bootstrap_servers) as admin:
+            producer.init_transactions()
+            for round_ in range(50):
+                producer.begin_transaction()
+                producer.send("t", b"%d" % round_, partition=0)
+                producer.commit_transaction()
+                end = admin.list_offsets({place: OffsetSpec.LATEST}, read_committed=True)[place].offset
+                assert end == 2 * (round_ + 1), "record and marker of each"
 
 
 def test_a_write_that_comes_after_its_transaction_has_timed_out_opens_nothing(shop: Shop) -> None:
