@@ -162,7 +162,7 @@ class TestWhatIsRead:
     def test_transactions_one_right_after_the_other_where_each_write_is_fsynced_first(
         self, cluster: Any, transactional: Any, reader: Any
     ) -> None:
-        """Markers are fsynced, too, so each commit returns before it shows, and the next transaction begins meanwhile."""
+        """Markers are fsynced, too: each commit returns before it shows, and the next transaction begins meanwhile."""
         place = TopicPartition(cluster.create_topic(flush_messages="1"), 0)
         producer = transactional()
         for number in range(20):
