@@ -480,11 +480,15 @@ class ThrottlingQuotaExceeded(Retriable, code=89):
 
 
 class FenceReason(NamedTuple):
-    """Who took a transactional id over: the other instance's client id and host, and when (ms since 1970)."""
+    """Who took a transactional id over: the client's id and host, and when (ms since 1970).
+
+    That is another producer, or an administrator's client, which has fenced the id and has no use for it itself.
+    """
 
     client_id: str
     client_host: str
     at_ms: int
+    by_administrator: bool = False
 
 
 class ProducerFenced(Fatal, code=90):

@@ -273,11 +273,12 @@ def named(tx: Transaction, error: BaseException) -> BaseException:
     if not isinstance(error, ProducerFenced) or error.__cause__ is not None:
         return error
     client_id = getattr(tx.producer, "client_id", "")
-    fenced = ProducerFenced(
-        f"{str(error).rstrip('.')}. This one: client {client_id!r}, process {os.getpid()} on {socket.gethostname()}; "
-        "transaction_id_prefix (or OTTLA_INSTANCE) has to differ between hosts",
-        error.reason,
+    message = (
+        f"{str(error).rstrip('.')}. This one: client {client_id!r}, process {os.getpid()} on {socket.gethostname()}"
     )
+    if error.reason is None or not error.reason.by_administrator:
+        message += "; transaction_id_prefix (or OTTLA_INSTANCE) has to differ between hosts"
+    fenced = ProducerFenced(message, error.reason)
     fenced.__cause__ = error
     return fenced
 

@@ -11,6 +11,7 @@ from ottla.client.producer.epoch_end import EpochFate, explain_epoch_end
 from ottla.client.producer.producer_sequences import ProducerIdAndEpoch
 from ottla.client.producer.transaction_tables import RequestKind, TransactionState
 from ottla.errors import (
+    FenceReason,
     InvalidProducerEpoch,
     InvalidTxnState,
     OttlaError,
@@ -96,9 +97,17 @@ def test_why_an_epoch_is_over(
 def test_who_has_fenced_a_producer_is_named() -> None:
     end = explain_epoch_end("tx", OURS, REFUSED, told(FENCED, 4, 5), open_ms=10, timeout_ms=1_000)
     assert isinstance(end.error, ProducerFenced)
-    assert end.error.reason == ("other", "10.0.0.7", 1_000)
-    for word in ("'other'", "10.0.0.7", "1970-01-01T00:00:01"):
+    assert end.error.reason == FenceReason("other", "10.0.0.7", 1_000)
+    for word in ("the producer 'other'", "10.0.0.7", "1970-01-01T00:00:01", "no two producers"):
         assert word in str(end.error)
+
+
+def test_an_administrator_is_not_taken_for_a_second_producer() -> None:
+    end = explain_epoch_end("tx", OURS, REFUSED, told(BY_ADMIN, 4, 5), open_ms=10, timeout_ms=1_000)
+    assert isinstance(end.error, ProducerFenced)
+    assert end.error.reason == FenceReason("other", "10.0.0.7", 1_000, by_administrator=True)
+    assert "an administrator's client 'other' on 10.0.0.7" in str(end.error)
+    assert "no two producers" not in str(end.error)
 
 
 def running(version: int, **settings: Any) -> TransactionWorld:

@@ -189,6 +189,25 @@ def test_two_hosts_with_one_id_show_as_a_fence_that_names_both_owners(
     reader.assert_sees(topic, "first", "theirs")
 
 
+def test_a_fence_by_an_administrator_gives_no_advice_on_prefixes(
+    cluster: ClusterUnderTest, live_template: KafkaTemplate, reader: Any
+) -> None:
+    topic = cluster.create_topic()
+    with pytest.raises(ProducerFenced) as caught, live_template.transaction() as tx:
+        live_template.send(topic, "a").result(10)
+        cluster.admin.fence_producers([tx.transactional_id])
+    assert tx.transactional_id in str(caught.value)
+    if cluster.name == "ottla":
+        assert caught.value.reason is not None
+        assert caught.value.reason.by_administrator
+        assert "an administrator's client" in str(caught.value)
+        assert "OTTLA_INSTANCE" not in str(caught.value)
+    assert reader.values(topic) == []
+    with live_template.transaction():
+        live_template.send(topic, "b")
+    reader.assert_sees(topic, "b")
+
+
 def test_a_transaction_that_takes_too_long_is_not_fenced_and_its_producer_goes_on(
     cluster: ClusterUnderTest, live_template: KafkaTemplate, reader: Any
 ) -> None:

@@ -101,9 +101,9 @@ def _told_by_broker(
         return EpochEnd(EpochFate.ENDED, _timed_out(transactional_id, None, timeout_ms), now)
     if now.producer_id == producer.producer_id and end.producer_epoch < producer.epoch:
         return None  # that is how this producer got its own epoch
-    reason = FenceReason(end.client_id, end.client_host, end.at_ms)
     by_administrator = end.reason == EpochEndReason.ADMIN_ABORTED
-    return EpochEnd(EpochFate.FENCED, _fenced(transactional_id, reason, by_administrator), producer)
+    reason = FenceReason(end.client_id, end.client_host, end.at_ms, by_administrator)
+    return EpochEnd(EpochFate.FENCED, _fenced(transactional_id, reason), producer)
 
 
 def _timed_out(transactional_id: str, open_ms: int | None, timeout_ms: int) -> TransactionTimedOut:
@@ -115,13 +115,18 @@ def _timed_out(transactional_id: str, open_ms: int | None, timeout_ms: int) -> T
     )
 
 
-def _fenced(transactional_id: str, reason: FenceReason | None, by_administrator: bool = False) -> ProducerFenced:
-    if reason is None:
-        by = "another producer"
-    else:
+def _fenced(transactional_id: str, reason: FenceReason | None) -> ProducerFenced:
+    by = "another producer"
+    if reason is not None:
         when = datetime.fromtimestamp(reason.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        who = "an administrator's client" if by_administrator else "the producer"
-        by = f"{who} {reason.client_id!r} on {reason.client_host}, at {when},"
+        by = f"{reason.client_id!r} on {reason.client_host}, at {when},"
+        if reason.by_administrator:
+            return ProducerFenced(
+                f"an administrator's client {by} has fenced the transactional id {transactional_id!r} and aborted what "
+                "was open. Close this producer",
+                reason,
+            )
+        by = f"the producer {by}"
     return ProducerFenced(
         f"{by} has taken over the transactional id {transactional_id!r}: no two producers may use one at the same "
         "time. Close this one",
