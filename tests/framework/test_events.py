@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ottla import ErrorHandler, Ottla, Retry, TopicPartition, listener, stop_container
+from ottla import ContainerState, ErrorHandler, Ottla, Retry, TopicPartition, listener, stop_container
 from ottla.errors import ConfigError
 from ottla.events import (
     STREAM_EVENTS,
@@ -182,6 +182,34 @@ def test_the_reason_of_a_stop_tells_an_error_handler_that_wanted_it(make_app: An
         wait_for(lambda: len(heard) == 2)
     assert [event.reason for event in heard] == [StopReason.ABNORMAL] * 2
     assert f"{kafka_topic}-0@0" in str(heard[0].error)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_consumer_that_fails_for_good_stops_the_others_and_none_of_them_gets_its_record(
+    make_app: Any, kafka_topic: str, is_async: bool
+) -> None:
+    app, heard, seen = make_app(), [], []
+    app.topic(kafka_topic, partitions=3)
+    app.events.on(ConsumerStoppedEvent, ConcurrentContainerStoppedEvent)(heard.append)
+
+    def work(value: str) -> None:
+        seen.append(value)
+        raise ZeroDivisionError
+
+    async def work_async(value: str) -> None:
+        work(value)
+
+    errors = ErrorHandler(retry=Retry.never(), recover=stop_container)
+    app.listener(kafka_topic, id="note", concurrency=3, on_error=errors)(work_async if is_async else work)
+    with app:
+        wait_for(lambda: len(app.listeners["note"].assigned_partitions) == 3)
+        app.template.send(kafka_topic, "x")
+        wait_for(lambda: len(heard) == 4)
+        assert app.listeners["note"].state is ContainerState.FAILED
+    assert seen == ["x"]
+    reasons = [event.reason for event in heard]
+    assert sorted(reasons[:3], key=str) == [StopReason.ABNORMAL, StopReason.NORMAL, StopReason.NORMAL]
+    assert reasons[3] is StopReason.ABNORMAL
 
 
 def test_pauses_of_partitions_are_told(make_app: Any, kafka_topic: str) -> None:

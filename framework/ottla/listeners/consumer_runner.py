@@ -46,6 +46,8 @@ COMMITS_APART_MS = 10
 
 AnyConsumer = KafkaConsumer | AsyncKafkaConsumer
 
+_ENDS_FOR_GOOD = (Fatal, ConfigError, StopContainer)
+
 
 class ConsumerRunner:
     """Runs a loop with a consumer until it is told to stop, or fails for good; after other failures with a new one.
@@ -63,6 +65,7 @@ class ConsumerRunner:
         make_consumer: gives a new consumer, with the face that the listener needs.
         event_loop: gives the loop for an async listener.
         source: the consumer as events name it.
+        on_failure: called when the consumer is about to end for good because of an error: before it leaves its group.
         on_end: called when the consumer has ended for good.
         commits_start: whether the start of a partition without committed offset is committed.
     """
@@ -79,6 +82,7 @@ class ConsumerRunner:
         event_loop: Callable[[], asyncio.AbstractEventLoop] | None,
         *,
         source: EventSource,
+        on_failure: Callable[[ConsumerRunner], None],
         on_end: Callable[[], None],
         commits_start: bool = False,
     ) -> None:
@@ -94,6 +98,7 @@ class ConsumerRunner:
         self._make_consumer = make_consumer
         self._event_loop = event_loop
         self._source = source
+        self._on_failure = on_failure
         self._on_end = on_end
         self._commits_start = commits_start
         self._consumer: AnyConsumer | None = None
@@ -221,6 +226,9 @@ class ConsumerRunner:
                 self._subscribe(consumer, _Rebalances(driver))
                 self._source.say(ConsumerStartedEvent)
                 await driver.run()
+            except _ENDS_FOR_GOOD:
+                self._on_failure(self)
+                raise
             finally:
                 self._source.say(ConsumerStoppingEvent)
                 await settled(consumer.close())
@@ -252,8 +260,9 @@ class ConsumerRunner:
         """Whether the consumer is to be made anew: yes after errors that a new one may not meet."""
         if error is None:
             return False
-        if isinstance(error, (Fatal, ConfigError, StopContainer)):
+        if isinstance(error, _ENDS_FOR_GOOD):
             self.failure = error
+            self._on_failure(self)
             logger.error("%s: the consumer stops: %s", self.name, error, exc_info=error)
             return False
         if self.control.stopping:

@@ -117,9 +117,16 @@ class ConcurrentMessageListenerContainer:
             lambda: self._new_consumer(str(index)),
             self._loop,
             source=EventSource(self._publish, self, f"{self.id}-{index}"),
+            on_failure=self._child_fails,
             on_end=self._child_ended,
             commits_start=self._commits_start(),
         )
+
+    def _child_fails(self, failing: ConsumerRunner) -> None:
+        """A consumer ends for good: the container stops, so that none of the others takes over where it has failed."""
+        for child in self._children:
+            if child is not failing and not child.control.stopping:
+                child.request_stop(drain=True)
 
     def _child_ended(self) -> None:
         children = self._children
