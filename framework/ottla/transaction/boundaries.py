@@ -160,15 +160,18 @@ async def _commit_kafka(tx: Transaction, side: Side) -> None:
     Raises:
         SendError: the first send that failed; it is aborted.
         TransactionTimedOut: the watchdog was faster.
+        ProducerFenced: it was, and its abort met another owner of the id.
         TransactionOutcomeUnknown: the coordinator did not answer.
         KafkaError: it is aborted, or its producer is fenced.
     """
     if not tx.step(TransactionState.ENDING, *_OPEN):
-        await _await_timed_out(tx, side)
-        raise tx.timed_out()
+        failure = await _await_timed_out(tx, side)
+        if isinstance(failure, ProducerFenced):
+            raise failure from tx.timed_out()
+        raise tx.timed_out() from failure
     if tx.has_senders:
         await _no_more_senders(tx, side)
-    failure: BaseException | None = None
+    failure = None
     cancelled: BaseException | None = None
     try:
         *others, (metadata, offsets) = tx.take_offsets() or _NO_OFFSETS
@@ -233,7 +236,10 @@ async def abort(tx: Transaction, side: Side, cause: BaseException | None) -> Bas
         await _no_more_senders(tx, side)
         failure = await _abort_kafka(tx, side, cause) or failure
     elif tx.state is TransactionState.TIMED_OUT:
-        failure = await _await_timed_out(tx, side) or failure
+        unfinished = await _await_timed_out(tx, side)
+        if unfinished is not None:
+            failure = unfinished
+            _note_abort(tx, cause, failure)
     await _after(tx, side, "after_rollback")
     return failure
 
@@ -257,15 +263,17 @@ async def _abort_kafka(tx: Transaction, side: Side, cause: BaseException | None)
 
 
 async def _await_timed_out(tx: Transaction, side: Side) -> BaseException | None:
-    """The watchdog's abort is under way; the producer goes back when it is done."""
+    """The watchdog's abort is under way; the producer goes back when it is done. Gives what went wrong with it."""
     assert tx.timing_out is not None, tx.state
     try:
         failure: BaseException | None = await side.outcome(tx.timing_out, tx.patience)
+    except Exception as error:  # noqa: BLE001 - that it timed out is the main thing
+        failure = error
     except BaseException:
         tx.end(TransactionState.ABORTED, failed=True)
         raise
     tx.end(TransactionState.ABORTED, failed=failure is not None)
-    return failure
+    return failure if failure is None else named(tx, failure)
 
 
 def named(tx: Transaction, error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ottla import KafkaTemplate
-from ottla.errors import Abortable, ProducerFenced, TransactionTimedOut
+from ottla.errors import Abortable, NoAnswer, ProducerFenced, TransactionTimedOut
 from ottla.testing import wait_for
 from ottla.transaction.limits import TransactionLimits
 from ottla.transaction.watchdog import Watchdog
@@ -75,10 +75,33 @@ def test_a_producer_whose_transaction_timed_out_serves_the_next_one_but_not_befo
 
 
 def test_a_timeout_whose_abort_fails_discards_the_producer(template: KafkaTemplate, fake_kafka: Any) -> None:
-    fake_kafka.fail("abort", ProducerFenced())
-    with pytest.raises(TransactionTimedOut), template.transaction(timeout=0.05):
+    fake_kafka.fail("abort", NoAnswer("abort_transaction"))
+    with pytest.raises(TransactionTimedOut) as caught, template.transaction(timeout=0.05):
         wait_for(lambda: not fake_kafka.faults["abort"])
+    assert isinstance(caught.value.__cause__, NoAnswer)
     wait_for(lambda: fake_kafka.happened("close") == ["close tx-0@0"])
+
+
+def test_a_timeout_whose_abort_meets_another_owner_of_the_id_is_a_fence(
+    template: KafkaTemplate, fake_kafka: Any
+) -> None:
+    """If it were called a time-out, it would be tried again, and the two would throw each other out for ever."""
+    with pytest.raises(ProducerFenced) as caught, template.transaction(timeout=0.05):
+        fake_kafka.fence("tx-0")
+        wait_for(lambda: template.producer_factory.producer_pools().watchdog._watched == {})
+    assert isinstance(caught.value.__cause__, TransactionTimedOut)
+    wait_for(lambda: fake_kafka.happened("close") == ["close tx-0@0"])
+
+
+def test_what_goes_wrong_with_its_abort_is_a_note_on_the_blocks_own_error(
+    template: KafkaTemplate, fake_kafka: Any
+) -> None:
+    fake_kafka.fail("abort", NoAnswer("abort_transaction"))
+    with pytest.raises(KeyError) as caught, template.transaction(timeout=0.05):
+        wait_for(lambda: not fake_kafka.faults["abort"])
+        raise KeyError("own")
+    (note,) = caught.value.__notes__
+    assert "NoAnswer" in note
 
 
 def test_a_transaction_that_waits_for_its_sends_before_a_database_commits_is_timed_out_too(
