@@ -197,6 +197,9 @@ def test_the_committed_offset_goes_past_the_marker_when_there_is_nothing_to_do_a
         eventually(lambda: reader.committed(app.name) == {0: 2})
     assert attempts == [1, 2]
     assert reader.committed(app.name) == {0: 2}, "and the other partition has none"
+    place = cluster.admin.list_group_offsets(app.name)[TopicPartition(source, 0)]
+    assert place is not None
+    assert place.leader_epoch is not None, "the epoch of what was read goes with it"
     with KafkaConsumer(
         bootstrap_servers=cluster.bootstrap_servers, group_id=app.name, isolation_level="read_committed"
     ) as next_one:
