@@ -21,6 +21,20 @@ DEFAULT_MAX_AGE_SECONDS = 86_400.0
 """A broker forgets a transactional id that was not used for a week (transactional.id.expiration.ms)."""
 
 
+def checked_prefix(prefix: str | None) -> str | None:
+    """A prefix of transactional ids as it was given.
+
+    Raises:
+        ConfigError: it is empty, as a variable may be that somebody has forgotten to set.
+    """
+    if prefix == "":
+        raise ConfigError(
+            "transaction_id_prefix is empty: leave it out, which makes one of application and host, or give it a name "
+            "that no other application uses"
+        )
+    return prefix
+
+
 class ProducerFactory:
     """Makes the producers that templates send through: a shared one, and those of transactions.
 
@@ -60,7 +74,8 @@ class ProducerFactory:
             raise ConfigError(f"max_producers is {max_producers}; it counts producers, so 1 or more")
         self.config: dict[str, Any] = snake_case({**(config or {}), **settings})
         self._serializers = {"key_serializer": key_serializer, "value_serializer": value_serializer}
-        self._given_prefix = transaction_id_prefix
+        self._given_prefix = checked_prefix(transaction_id_prefix)
+        checked_prefix(self.config.get("transactional_id"))
         self._max_producers = max_producers
         self._max_age = max_age
         self._engine = engine

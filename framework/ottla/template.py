@@ -9,7 +9,7 @@ from ottla.client import KafkaConsumer, KafkaProducer, TopicPartition
 from ottla.consumer_factory import ConsumerFactory
 from ottla.errors import ConfigError, NotInTransaction
 from ottla.listeners.message import Message
-from ottla.producer_factory import ProducerFactory
+from ottla.producer_factory import ProducerFactory, checked_prefix
 from ottla.send import ProducerRecord, SendFuture, SendResult
 from ottla.transaction.blocks import Propagation, TransactionBlock
 from ottla.transaction.context import current_frame, transaction_of
@@ -50,7 +50,7 @@ class KafkaTemplate:
     ) -> None:
         self.producer_factory = producer_factory
         self.default_topic = default_topic
-        self.transaction_id_prefix = transaction_id_prefix
+        self.transaction_id_prefix = checked_prefix(transaction_id_prefix)
         self.allow_non_transactional = allow_non_transactional
         self._refuses: bool | None = False if allow_non_transactional else None
         self._on_success = on_success

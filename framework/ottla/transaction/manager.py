@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ottla.producer_factory import ProducerFactory
+from ottla.producer_factory import ProducerFactory, checked_prefix
 from ottla.transaction.blocks import Propagation, TransactionBlock
 
 
@@ -17,7 +17,7 @@ class KafkaTransactionManager:
         timeout: seconds after which a transaction is aborted, unless a block says otherwise.
 
     Raises:
-        ConfigError: the factory's settings rule transactions out (acks, retries, idempotence).
+        ConfigError: the prefix is empty, or the factory's settings rule transactions out (acks, retries, idempotence).
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class KafkaTransactionManager:
     ) -> None:
         producer_factory.check_transactions()
         self.producer_factory = producer_factory
-        self.transaction_id_prefix = transaction_id_prefix
+        self.transaction_id_prefix = checked_prefix(transaction_id_prefix)
         self.timeout = timeout
 
     def transaction(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ottla import KafkaTemplate
+from ottla import KafkaTemplate, KafkaTransactionManager
 from ottla.errors import (
     CannotBeginTransaction,
     ConfigError,
@@ -219,6 +219,19 @@ def test_a_transactional_id_in_the_settings_is_the_prefix_and_a_templates_own_wi
     assert factory.is_transactional
     assert open_ids([KafkaTemplate(factory)]) == ["raw-0"]
     assert open_ids([KafkaTemplate(factory, transaction_id_prefix="own-")]) == ["own-1"]
+
+
+def test_an_empty_prefix_is_refused_wherever_it_may_be_given(make_factory: Callable[..., Any]) -> None:
+    factory = make_factory(transaction_id_prefix="tx-")
+    wrong: list[Callable[[], object]] = [
+        lambda: make_factory(transaction_id_prefix=""),
+        lambda: make_factory(transactional_id=""),
+        lambda: KafkaTemplate(factory, transaction_id_prefix=""),
+        lambda: KafkaTransactionManager(factory, transaction_id_prefix=""),
+    ]
+    for make in wrong:
+        with pytest.raises(ConfigError, match=r"empty: leave it out"):
+            make()
 
 
 def test_max_producers_counts_from_one(make_factory: Callable[..., Any]) -> None:
