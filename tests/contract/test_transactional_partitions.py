@@ -73,15 +73,19 @@ class TransactionalProducer:
         return answer if answer.error_code == 0 else None
 
     def adds(self, *partitions: int) -> list[str]:
-        """AddPartitionsToTxn, as clients of transactions v1 do."""
+        """AddPartitionsToTxn, as clients of transactions v1 do: again while the end of the one before is written."""
         request = AddPartitionsToTxnRequest(
             v3_and_below_transactional_id=self.transactional_id,
             v3_and_below_producer_id=self.id,
             v3_and_below_producer_epoch=self.epoch,
             v3_and_below_topics=[AddPartitionsToTxnTopic(name=self.topic.name, partitions=[*partitions])],
         )
+        return eventually(lambda: self._added(request))
+
+    def _added(self, request: AddPartitionsToTxnRequest) -> list[str] | None:
         (topic,) = self.client.ask(request, 3).results_by_topic_v3_and_below
-        return [name(entry.partition_error_code) for entry in topic.results_by_partition]
+        errors = [name(entry.partition_error_code) for entry in topic.results_by_partition]
+        return None if "ConcurrentTransactions" in errors else errors
 
     def batch(self, *values: bytes, sequence: int = 0, transactional: bool = True, **fields: Any) -> bytes:
         own = {"producer_id": self.id, "producer_epoch": self.epoch, "base_sequence": sequence, "timestamp_ms": NOW_MS}
