@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from ottla_wire.errors import DecodeError, EncodeError, FrameError
 from ottla_wire.messages import flexible_versions
+from ottla_wire.records.kernel import new_buffer
 from ottla_wire.schema import Buffer, Request, Response
 from ottla_wire.schema.runtime import skip_tagged
 
@@ -156,6 +157,11 @@ class FrameReader:
         """True if the stream may end here without a frame being cut off."""
         return self._filled == 0 and self._large is None
 
+    @property
+    def missing_bytes(self) -> int:
+        """What has not come yet of a large frame that has begun; 0 without one."""
+        return 0 if self._large is None else self._large_size - self._large_filled
+
     def get_buffer(self, size_hint: int = -1) -> memoryview:
         """Where the next bytes are to be put; never empty."""
         if self._large is not None:
@@ -174,7 +180,7 @@ class FrameReader:
                 return []
             if self._large_filled < self._large_size:
                 # A new one, because the transport still holds a view of the old one: that cannot be resized.
-                grown = bytearray(min(self._large_size, 4 * self._large_filled))
+                grown = new_buffer(min(self._large_size, 4 * self._large_filled))
                 grown[: self._large_filled] = self._large
                 self._large = grown
                 return []
@@ -206,7 +212,7 @@ class FrameReader:
         return frames
 
     def _begin_large(self, size: int, beginning: memoryview) -> None:
-        self._large = bytearray(min(size, max(self._trusted_bytes, 4 * len(beginning))))
+        self._large = new_buffer(min(size, max(self._trusted_bytes, 4 * len(beginning))))
         self._large_size = size
         self._large_filled = len(beginning)
         self._large[: self._large_filled] = beginning

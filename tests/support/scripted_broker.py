@@ -43,6 +43,8 @@ class ScriptedBroker:
         self.requests: list[tuple[int, int, Any]] = []
         self.client_ids: list[str | None] = []
         self.connections = 0
+        self.idle = asyncio.Event()
+        """Set while nobody is connected who was."""
         self.versions = dict(ALL_VERSIONS)
         self.highest_api_versions = 4
         self.port = 0
@@ -70,6 +72,7 @@ class ScriptedBroker:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self.idle.clear()
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
@@ -80,6 +83,8 @@ class ScriptedBroker:
         finally:
             self._writers.discard(writer)
             writer.close()
+            if not self._writers:
+                self.idle.set()
 
     def _answer(self, frame: bytes, writer: asyncio.StreamWriter) -> bool:
         header = decode_request_header(frame)

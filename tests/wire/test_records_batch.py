@@ -352,6 +352,91 @@ def test_a_consumer_s_records_begin_where_it_asks(records: ModuleType) -> None:
     assert records.decode_batch(batch, "t", 0)[0].leader_epoch is None
 
 
+def taken(records: ModuleType, buffer: Any, most: int = 100, **options: Any) -> tuple[list[int], int, int, int]:
+    """What `decode_batches` takes from the start: the records' offsets, and what is behind them."""
+    options = {"from_offset": 0, "check_crcs": True, **options}
+    found, *behind = records.decode_batches(buffer, 0, most, "t", 1, options["from_offset"], options["check_crcs"])
+    position, next_offset, leader_epoch = behind
+    return [record.offset for record in found], position, next_offset, leader_epoch
+
+
+def test_whole_batches_are_decoded_until_there_are_enough_records(records: ModuleType) -> None:
+    first = some(records, 3, base_offset=10, leader_epoch=4)
+    second = some(records, 2, base_offset=13, leader_epoch=5)
+    assert taken(records, first + second) == ([10, 11, 12, 13, 14], len(first + second), 15, 5)
+    assert taken(records, first + second, most=3) == ([10, 11, 12], len(first), 13, 4)
+    assert taken(records, first + second, most=4)[0] == [10, 11, 12, 13, 14]
+    assert taken(records, first + second, most=0) == ([], 0, -1, -1)
+    assert taken(records, first + second, from_offset=12)[0] == [12, 13, 14]
+    assert taken(records, first + second, from_offset=13, most=1) == ([13, 14], len(first + second), 15, 5)
+    assert records.decode_batches(first + second, len(first), 9, "t", 1, 0, True)[0][0].offset == 13
+
+
+def test_they_are_those_that_each_batch_has_alone(records: ModuleType) -> None:
+    append_time = records.RecordBatchBuilder(1000, timestamp_type=records.TimestampType.LOG_APPEND_TIME)
+    append_time.append(5, b"k", None, [("h", None)])
+    buffer = some(records, 2) + append_time.build(base_offset=2, leader_epoch=7) + some(records, 1, base_offset=3)
+    alone = [
+        record
+        for batch in records.iter_batches(buffer)
+        for record in records.decode_batch(batch, "t", 1, from_offset=1)
+    ]
+    assert records.decode_batches(buffer, 0, 100, "t", 1, 1, True)[0] == alone
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda records: some(records, 2, base_offset=3, compression=records.Compression.GZIP),
+        lambda records: records.end_transaction_marker(
+            commit=True, producer_id=1, producer_epoch=0, coordinator_epoch=0, timestamp_ms=1
+        ),
+        lambda records: some(records)[:-1],
+        lambda records: some(records)[:16],
+        lambda records: some(records)[:-1] + b"?",
+        lambda records: some(records)[:16] + b"\x01" + some(records)[17:],
+        lambda records: some(records)[:16] + b"\x03" + some(records)[17:],
+        lambda records: some(records)[:8] + b"\x00\x00\x00\x01" + some(records)[12:],
+        lambda records: some(records)[:8] + b"\xff\xff\xff\xff" + some(records)[12:],
+        lambda _: b"",
+    ],
+    ids=["compressed", "control", "cut", "header cut", "CRC", "magic 1", "magic 3", "too short", "negative", "none"],
+)
+def test_what_is_not_plain_data_is_left_to_others(records: ModuleType, left: Any) -> None:
+    plain = some(records, 3, leader_epoch=2)
+    assert taken(records, plain + left(records)) == ([0, 1, 2], len(plain), 3, 2)
+    assert taken(records, left(records)) == ([], 0, -1, -1)
+
+
+def test_what_is_behind_a_batch_that_is_left_is_left_too(records: ModuleType) -> None:
+    plain, left = some(records, 3), some(records, 2, base_offset=3, compression=records.Compression.GZIP)
+    assert taken(records, plain + left + plain)[0] == [0, 1, 2]
+
+
+def test_a_batch_that_is_malformed_behind_a_right_checksum_is_left_whole(records: ModuleType) -> None:
+    plain, broken = some(records, 3), bytearray(some(records, 2, base_offset=3))
+    broken[-1] = 4  # the last record's number of headers, of which there are none
+    broken[17:21] = records.crc32c(bytes(broken[21:])).to_bytes(4, "big")
+    assert taken(records, plain + broken) == ([0, 1, 2], len(plain), 3, -1)
+    with pytest.raises(InvalidRecord):
+        records.decode_batch(one(records, broken), "t", 0)
+
+
+def test_checksums_are_looked_at_only_where_asked(records: ModuleType) -> None:
+    changed = some(records, 2)
+    changed = changed[:17] + b"\x00\x00\x00\x00" + changed[21:]
+    assert taken(records, changed)[0] == []
+    assert taken(records, changed, check_crcs=False)[0] == [0, 1]
+
+
+def test_the_end_of_the_batches_is_that_of_the_last_whole_one(records: ModuleType) -> None:
+    buffer = some(records, 3) + some(records, 2, base_offset=7)
+    assert records.end_of_batches(buffer, 0) == 9
+    assert records.end_of_batches(buffer[:-1], 0) == 3
+    assert records.end_of_batches(buffer[:40], 42) == 42
+    assert records.end_of_batches(buffer[:8] + b"\xff\xff\xff\xff" + buffer[12:], 42) == 42
+
+
 def test_control_records_reach_no_consumer(records: ModuleType) -> None:
     marker = records.end_transaction_marker(
         commit=True, producer_id=1, producer_epoch=0, coordinator_epoch=0, timestamp_ms=1

@@ -7,6 +7,7 @@ from outside are compared with what is left before anything is read.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
@@ -71,6 +72,9 @@ cdef enum:
     LEAST_LENGTH = 49
     LEAST_LEGACY_LENGTH = 14
     OWN_TIMESTAMPS = -2         # in place of an append time: each record has its own timestamp
+    CODEC = 0x07                # of the attributes
+    LOG_APPEND_TIME = 0x08
+    CONTROL = 0x20
     MOST_NAMES = 64             # of headers whose names a reader remembers
     RELEASE_GIL_FROM = 1 << 20  # bytes from which a checksum (0.1 ms) is worth that: a thread that computes keeps it 5 ms
 
@@ -80,3 +84,8 @@ include "_native_batches.pxi"
 include "_native_building.pxi"
 include "_native_sending.pxi"
 include "_native_open_batches.pxi"
+
+
+def new_buffer(Py_ssize_t size):
+    """A bytearray of a size, whatever is in it: for someone who is about to fill it."""
+    return PyByteArray_FromStringAndSize(NULL, size)

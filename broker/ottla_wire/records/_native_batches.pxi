@@ -132,3 +132,85 @@ cdef class scan:
         batch.load(<const uint8_t*>self.view.buf + self.position)
         self.position += size
         return batch
+
+
+def end_of_batches(buffer, int64_t default):
+    """The offset behind the last complete batch of a buffer; `default` if there is none."""
+    cdef Py_buffer view
+    cdef Py_ssize_t position = 0
+    cdef int32_t length
+    cdef const uint8_t* p
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        while view.len - position >= HEADER:
+            p = <const uint8_t*>view.buf + position
+            length = <int32_t>get32(p + 8)
+            if length < 0 or length > view.len - position - BEFORE_LENGTH:
+                break
+            default = <int64_t>(get64(p) + <uint64_t><int64_t><int32_t>get32(p + 23) + 1)
+            position += length + BEFORE_LENGTH
+    finally:
+        PyBuffer_Release(&view)
+    return default
+
+
+def decode_batches(
+    buffer, Py_ssize_t position, Py_ssize_t max_records, str topic not None, int32_t partition, int64_t from_offset,
+    bint check_crcs,
+):
+    """The records of the batches from a position on, and (position, next offset, leader epoch) behind the last."""
+    cdef Py_buffer view
+    cdef BatchHeader header = BatchHeader.__new__(BatchHeader)
+    cdef BatchFacts batch
+    cdef Py_ssize_t before
+    cdef int64_t next_offset = -1
+    cdef int32_t leader_epoch = -1
+    cdef list records = []
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        while PyList_GET_SIZE(records) < max_records and is_plain(&view, position, header, check_crcs):
+            batch = BatchFacts(header.count, partition, header.leader_epoch, from_offset)
+            before = PyList_GET_SIZE(records)
+            try:
+                add_consumer_records(
+                    RecordReader(
+                        buffer, position + HEADER, position + header.size_bytes, header.count, header.base_offset,
+                        header.base_timestamp_ms,
+                        header.max_timestamp_ms if header.attributes & LOG_APPEND_TIME else OWN_TIMESTAMPS,
+                    ),
+                    records, &batch, topic,
+                    TimestampType.LOG_APPEND_TIME if header.attributes & LOG_APPEND_TIME else TimestampType.CREATE_TIME,
+                )
+            except InvalidRecord:
+                del records[before:]
+                break
+            position += header.size_bytes
+            next_offset = header.next_offset
+            leader_epoch = header.leader_epoch
+    finally:
+        PyBuffer_Release(&view)
+    return records, position, next_offset, leader_epoch
+
+
+cdef bint is_plain(Py_buffer* view, Py_ssize_t position, BatchHeader header, bint check_crc) except -1:
+    """Whether a whole batch is there, with data as it is to be read and its CRC right; `header` becomes its own."""
+    cdef const uint8_t* p = <const uint8_t*>view.buf + position
+    cdef Py_ssize_t size
+    cdef uint32_t crc
+    try:
+        size = batch_size(<const uint8_t*>view.buf, view.len, position)
+    except CorruptMessage:
+        return False
+    if size < 0 or size > view.len - position:
+        return False
+    header.load(p)
+    if header.magic != 2 or header.attributes & (CODEC | CONTROL):
+        return False
+    if not check_crc:
+        return True
+    if size >= RELEASE_GIL_FROM:
+        with nogil:
+            crc = crc_of(0, p + CRC_FROM, <size_t>(size - CRC_FROM), False)
+    else:
+        crc = crc_of(0, p + CRC_FROM, <size_t>(size - CRC_FROM), False)
+    return crc == header.crc

@@ -339,6 +339,34 @@ def decode_records(
     return records
 
 
+cdef struct BatchFacts:
+    int32_t count, partition, leader_epoch
+    int64_t from_offset
+
+
+cdef int add_consumer_records(RecordReader reader, list records, BatchFacts* batch, str topic, timestamp_type) except -1:
+    """Append the records of a batch that are not below its `from_offset`."""
+    cdef ConsumerRecord record
+    cdef int32_t i
+    for i in range(batch.count):
+        headers = reader.step()
+        if reader.offset < batch.from_offset:
+            continue
+        record = ConsumerRecord.__new__(ConsumerRecord)
+        record.topic = topic
+        record.partition = batch.partition
+        record.offset = reader.offset
+        record.timestamp_ms = reader.timestamp_ms
+        record.timestamp_type = timestamp_type
+        record._key = bytes_of(&reader.key)
+        record._value = bytes_of(&reader.value)
+        record._headers = headers
+        record.epoch = batch.leader_epoch
+        PyObject_GC_UnTrack(<void*>record)
+        records.append(record)
+    return reader.finish(batch.count)
+
+
 def decode_consumer_records(
     payload, Py_ssize_t start, Py_ssize_t end, int32_t count, int64_t base_offset, int64_t base_timestamp_ms,
     int64_t append_time_ms, str topic not None, int32_t partition, timestamp_type, int32_t leader_epoch,
@@ -348,24 +376,7 @@ def decode_consumer_records(
     cdef RecordReader reader = RecordReader(
         payload, start, end, count, base_offset, base_timestamp_ms, append_time_ms
     )
+    cdef BatchFacts batch = BatchFacts(count, partition, leader_epoch, from_offset)
     cdef list records = []
-    cdef ConsumerRecord record
-    cdef int32_t i
-    for i in range(count):
-        headers = reader.step()
-        if reader.offset < from_offset:
-            continue
-        record = ConsumerRecord.__new__(ConsumerRecord)
-        record.topic = topic
-        record.partition = partition
-        record.offset = reader.offset
-        record.timestamp_ms = reader.timestamp_ms
-        record.timestamp_type = timestamp_type
-        record._key = bytes_of(&reader.key)
-        record._value = bytes_of(&reader.value)
-        record._headers = headers
-        record.epoch = leader_epoch
-        PyObject_GC_UnTrack(<void*>record)
-        records.append(record)
-    reader.finish(count)
+    add_consumer_records(reader, records, &batch, topic, timestamp_type)
     return records

@@ -6,8 +6,16 @@ cdef extern from *:
     #include <stddef.h>
     #include <string.h>
 
-    /* CRC-32C: the processor's own instruction where it has one, else eight tables (slicing-by-8). */
+    /* CRC-32C: the processor's own instruction where it has one, else eight tables (slicing-by-8).
+     *
+     * One step of the instruction waits for the one before it, though three could be under way. So long data is read in
+     * three lanes at once. As the CRC is linear, they are put together by moving a lane's CRC over as many zeros as the
+     * bytes behind it; ottla_crc_over_a_lane has that for each byte of a CRC. What was just received is in no cache of
+     * this core: lanes are short, so that they are one stream for the memory, and ask for what they need in two rounds. */
+    #define OTTLA_LANE 256
+    #define OTTLA_CRC_AHEAD (6 * OTTLA_LANE)
     static uint32_t ottla_crc_table[8][256];
+    static uint32_t ottla_crc_over_a_lane[4][256];
     static int ottla_crc_in_hardware = 0;
 
     static uint32_t ottla_crc_by_tables(uint32_t crc, const uint8_t *p, size_t n) {
@@ -24,26 +32,62 @@ cdef extern from *:
 
     #if defined(__x86_64__) && defined(__GNUC__)
     #include <nmmintrin.h>
-    __attribute__((target("sse4.2")))
-    static uint32_t ottla_crc_by_instruction(uint32_t crc, const uint8_t *p, size_t n) {
-        uint64_t wide = crc, word;
-        for (; n >= 8; p += 8, n -= 8) { memcpy(&word, p, 8); wide = _mm_crc32_u64(wide, word); }
-        crc = (uint32_t)wide;
-        for (; n; p++, n--) crc = _mm_crc32_u8(crc, *p);
-        return crc;
-    }
-    static int ottla_crc_has_instruction(void) { return __builtin_cpu_supports("sse4.2"); }
+    #define OTTLA_CRC_TARGET __attribute__((target("sse4.2")))
+    #define OTTLA_CRC_OF_8(crc, word) _mm_crc32_u64(crc, word)
+    #define OTTLA_CRC_OF_1(crc, byte) _mm_crc32_u8((uint32_t)(crc), byte)
+    #define OTTLA_CRC_HAS_INSTRUCTION __builtin_cpu_supports("sse4.2")
     #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
     #include <arm_acle.h>
-    static uint32_t ottla_crc_by_instruction(uint32_t crc, const uint8_t *p, size_t n) {
+    #define OTTLA_CRC_TARGET
+    #define OTTLA_CRC_OF_8(crc, word) __crc32cd((uint32_t)(crc), word)
+    #define OTTLA_CRC_OF_1(crc, byte) __crc32cb((uint32_t)(crc), byte)
+    #define OTTLA_CRC_HAS_INSTRUCTION 1
+    #endif
+
+    #ifdef OTTLA_CRC_TARGET
+    OTTLA_CRC_TARGET static inline uint64_t ottla_crc_step(uint64_t crc, const uint8_t *p) {
         uint64_t word;
-        for (; n >= 8; p += 8, n -= 8) { memcpy(&word, p, 8); crc = __crc32cd(crc, word); }
-        for (; n; p++, n--) crc = __crc32cb(crc, *p);
-        return crc;
+        memcpy(&word, p, 8);
+        return OTTLA_CRC_OF_8(crc, word);
     }
-    static int ottla_crc_has_instruction(void) { return 1; }
+    static uint32_t ottla_crc_behind_a_lane(uint32_t crc) {
+        return ottla_crc_over_a_lane[0][crc & 0xff] ^ ottla_crc_over_a_lane[1][crc >> 8 & 0xff]
+            ^ ottla_crc_over_a_lane[2][crc >> 16 & 0xff] ^ ottla_crc_over_a_lane[3][crc >> 24];
+    }
+    OTTLA_CRC_TARGET static uint32_t ottla_crc_by_instruction(uint32_t crc, const uint8_t *p, size_t n) {
+        uint64_t first = crc, second, third;
+        for (; n >= 3 * OTTLA_LANE; p += 3 * OTTLA_LANE, n -= 3 * OTTLA_LANE) {
+            second = third = 0;
+            for (size_t i = 0; i < OTTLA_LANE; i += 8) {
+                if (i % 64 == 0) {
+                    __builtin_prefetch(p + OTTLA_CRC_AHEAD + i);
+                    __builtin_prefetch(p + OTTLA_CRC_AHEAD + OTTLA_LANE + i);
+                    __builtin_prefetch(p + OTTLA_CRC_AHEAD + 2 * OTTLA_LANE + i);
+                }
+                first = ottla_crc_step(first, p + i);
+                second = ottla_crc_step(second, p + OTTLA_LANE + i);
+                third = ottla_crc_step(third, p + 2 * OTTLA_LANE + i);
+            }
+            second ^= ottla_crc_behind_a_lane((uint32_t)first);
+            first = third ^ ottla_crc_behind_a_lane((uint32_t)second);
+        }
+        for (; n >= 8; p += 8, n -= 8) first = ottla_crc_step(first, p);
+        for (; n; p++, n--) first = OTTLA_CRC_OF_1(first, *p);
+        return (uint32_t)first;
+    }
+    static void ottla_crc_start_lanes(void) {
+        static const uint8_t zeros[OTTLA_LANE];
+        for (int k = 0; k < 4; k++) {
+            for (int bit = 0; bit < 8; bit++)
+                ottla_crc_over_a_lane[k][1 << bit] = ottla_crc_by_instruction(1u << (8 * k + bit), zeros, OTTLA_LANE);
+            for (int i = 1; i < 256; i++)
+                ottla_crc_over_a_lane[k][i] = ottla_crc_over_a_lane[k][i & (i - 1)] ^ ottla_crc_over_a_lane[k][i & -i];
+        }
+    }
+    static int ottla_crc_has_instruction(void) { return OTTLA_CRC_HAS_INSTRUCTION; }
     #else
     #define ottla_crc_by_instruction ottla_crc_by_tables
+    #define ottla_crc_start_lanes() ((void)0)
     static int ottla_crc_has_instruction(void) { return 0; }
     #endif
 
@@ -59,6 +103,7 @@ cdef extern from *:
                 ottla_crc_table[t][i] = c >> 8 ^ ottla_crc_table[0][c & 0xff];
             }
         ottla_crc_in_hardware = ottla_crc_has_instruction();
+        if (ottla_crc_in_hardware) ottla_crc_start_lanes();
     }
 
     static uint32_t ottla_crc32c(uint32_t value, const uint8_t *p, size_t n, int by_tables) {

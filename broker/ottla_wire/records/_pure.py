@@ -36,11 +36,14 @@ __all__ = [
     "assemble",
     "complete_batch",
     "crc32c",
+    "decode_batches",
     "decode_consumer_records",
     "decode_records",
+    "end_of_batches",
     "fail_futures",
     "first_pending",
     "murmur2",
+    "new_buffer",
     "partition_for_key",
     "scan",
 ]
@@ -52,6 +55,11 @@ HEADER_BYTES = 61
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LEAST_LENGTH = HEADER_BYTES - 12
 _LEAST_LEGACY_LENGTH = 14
+_CRC_FROM = 21
+_OWN_TIMESTAMPS = -2
+_CODEC = 0x07
+_LOG_APPEND_TIME = 0x08
+_CONTROL = 0x20
 
 
 # Records
@@ -395,6 +403,69 @@ def scan(batch_class: type[_Batch], buffer: Buffer, position: int = 0, strict: b
             return
         yield batch_class(buffer, position)
         position += size
+
+
+def end_of_batches(buffer: Buffer, default: int) -> int:
+    """The offset behind the last complete batch of a buffer; `default` if there is none."""
+    view = memoryview(buffer)
+    position = 0
+    while len(view) - position >= HEADER_BYTES:
+        base_offset, length = struct.unpack_from(">qi", view, position)
+        if not 0 <= length <= len(view) - position - 12:
+            break
+        default = _signed64(base_offset + struct.unpack_from(">i", view, position + 23)[0] + 1)
+        position += length + 12
+    return default
+
+
+def decode_batches(
+    buffer: Buffer,
+    position: int,
+    max_records: int,
+    topic: str,
+    partition: int,
+    from_offset: int,
+    check_crcs: bool,
+) -> tuple[list[ConsumerRecord], int, int, int]:
+    """The records of the batches from a position on, and (position, next offset, leader epoch) behind the last.
+
+    Batches are taken whole until there are `max_records`, and without those below `from_offset`. The first batch that
+    is anything but complete, uncompressed and well-formed data with its CRC ends it: it is left to whoever looks
+    closer, and so is what comes behind. Next offset and leader epoch are -1 where no batch was taken.
+    """
+    records: list[ConsumerRecord] = []
+    next_offset = leader_epoch = -1
+    try:
+        for batch in scan(BatchHeader, buffer, position):
+            if len(records) >= max_records or batch.magic != 2 or batch.attributes & (_CODEC | _CONTROL):
+                break
+            end = position + batch.size_bytes
+            if check_crcs and crc32c(memoryview(buffer)[position + _CRC_FROM : end]) != batch.crc:
+                break
+            is_append_time = batch.attributes & _LOG_APPEND_TIME
+            records += decode_consumer_records(
+                buffer,
+                position + HEADER_BYTES,
+                end,
+                batch.count,
+                batch.base_offset,
+                batch.base_timestamp_ms,
+                batch.max_timestamp_ms if is_append_time else _OWN_TIMESTAMPS,
+                topic,
+                partition,
+                TimestampType.LOG_APPEND_TIME if is_append_time else TimestampType.CREATE_TIME,
+                batch.leader_epoch,
+                from_offset,
+            )
+            position, next_offset, leader_epoch = end, batch.next_offset, batch.leader_epoch
+    except (CorruptMessage, InvalidRecord):
+        pass  # whoever looks closer at that batch will say so
+    return records, position, next_offset, leader_epoch
+
+
+def new_buffer(size: int) -> bytearray:
+    """A bytearray of a size, whatever is in it: for someone who is about to fill it."""
+    return bytearray(size)
 
 
 # Building

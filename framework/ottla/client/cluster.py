@@ -24,6 +24,7 @@ from ottla.client.config import ClientConfig
 from ottla.client.connection import Connection, ConnectionOptions
 from ottla.client.metadata import Metadata, Node
 from ottla.client.metadata_refresher import MetadataRefresher, TopicInterest
+from ottla.client.receiving import Receiving
 from ottla.errors import ClientClosed, Disconnected, NoAnswer, Retriable, error_for
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest
 from ottla_wire.schema import Request
@@ -67,12 +68,16 @@ class FinalizedFeatures:
 
 
 class Lane:
-    """Keeps one client's connections apart from those of others on the same engine, under its own client id."""
+    """Keeps one client's connections apart from those of others on the same engine, under its own client id.
 
-    __slots__ = ("client_id",)
+    `receiving` is for connections whose answers may be large.
+    """
 
-    def __init__(self, client_id: str) -> None:
+    __slots__ = ("client_id", "receiving")
+
+    def __init__(self, client_id: str, receiving: Receiving | None = None) -> None:
         self.client_id = client_id
+        self.receiving = receiving
 
     def __repr__(self) -> str:
         return f"<Lane {self.client_id}>"
@@ -475,6 +480,7 @@ class Cluster:
             setup_timeout_ms=self._setup.pause_ms(failures + 1),
             send_buffer_bytes=config.send_buffer_bytes,
             receive_buffer_bytes=config.receive_buffer_bytes,
+            receiving=None if lane is None else lane.receiving,
         )
 
     def _close_channel(self, channel: _Channel) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ottla.client.in_flight_requests import InFlightRequest, InFlightRequests
 from ottla.client.metadata import Node
+from ottla.client.receiving import LARGE_FROM_BYTES, LargeAnswers, Receiving
 from ottla.errors import DecodeError, Disconnected, FrameError, KafkaError, NoAnswer, UnsupportedVersion, error_for
 from ottla_wire.framing import FrameReader, decode_response, encode_request
 from ottla_wire.messages import ApiKey, response_class
@@ -52,6 +53,8 @@ class ConnectionOptions:
     send_buffer_bytes: int = -1
     receive_buffer_bytes: int = -1
     software_version: str = "0"
+    receiving: Receiving | None = None
+    """Of the consumer whose fetches go this way."""
 
 
 class _CalledBack:
@@ -98,6 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._transport: Any = None
         self._reader = FrameReader(MAX_ANSWER_BYTES, trusted_bytes=TRUSTED_ANSWER_BYTES)
+        self._large_answers: LargeAnswers | None = None
         self._next_correlation_id = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0
@@ -152,6 +156,9 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = None
         if self._transport is not None:
             self._transport.abort()
+        if self._large_answers is not None:
+            self._large_answers.close()
+            self._large_answers = None
         for request in self.in_flight.take_all():
             if request.answer.done():
                 continue
@@ -221,6 +228,8 @@ class Connection(asyncio.BufferedProtocol):
         )
         self.last_used_ms = now_ms
         self._write(parts)
+        if self._large_answers is not None:
+            self._large_answers.await_answer()
         if self._timer is None or deadline_ms < self._timer_at_ms:
             self._set_timer(deadline_ms, now_ms)
 
@@ -295,22 +304,36 @@ class Connection(asyncio.BufferedProtocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._options.send_buffer_bytes)
             if self._options.receive_buffer_bytes >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._options.receive_buffer_bytes)
+            if self._options.receiving is not None and transport.get_extra_info("ssl_object") is None:
+                self._large_answers = self._options.receiving.open(sock)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
         return self._reader.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:  # noqa: D102
+        if self._large_answers is not None:
+            self._large_answers.begin()
         try:
-            for frame in self._reader.received(nbytes):
-                if self._closed:
-                    return
-                self._answered(frame)
+            self._received(nbytes)
+            while self._large_answers is not None and self._reader.missing_bytes >= LARGE_FROM_BYTES:
+                buffer = self._reader.get_buffer()
+                count = self._large_answers.receive(buffer)
+                if count:
+                    self._received(count)
+                if count < len(buffer):
+                    break
         except (DecodeError, FrameError, struct.error) as error:
             logger.warning("%s sends what cannot be read, the connection is given up: %s", self.node, error)
             who = f"{self.node} sent what cannot be read"
             if not self.versions:  # its first answer
                 who = f"what answers as {self.node} is no Kafka broker, or wants another protocol (TLS)"
             self.fail(Disconnected(f"{who}: {error}"))
+
+    def _received(self, count: int) -> None:
+        for frame in self._reader.received(count):
+            if self._closed:
+                return
+            self._answered(frame)
 
     def _answered(self, frame: bytearray) -> None:
         if len(frame) < 4:

@@ -38,7 +38,11 @@ class Bench:
         self.subscription.seek(A0, 0)
         self.subscription.seek(A1, 0)
         self.buffer = FetchBuffer(answer_bytes)
-        self.collector = Collector(threading.Lock(), self.subscription, self.buffer, **options)
+        self.gave_way = 0
+        self.collector = Collector(threading.Lock(), self.subscription, self.buffer, give_way=self._give_way, **options)
+
+    def _give_way(self) -> None:
+        self.gave_way += 1
 
     def fetched(self, partition: TopicPartition, offset: int, count: int, **batch: Any) -> CompletedFetch:
         data = bytearray(self.log.batch(offset, [b"v"] * count, **batch))
@@ -52,6 +56,15 @@ class Bench:
 
     def collect(self, limit: int = 100) -> list[tuple[int, int]]:
         return [(record.partition, record.offset) for record in self.collector.collect(limit)]
+
+
+def test_the_io_loop_may_go_first_each_time_records_are_decoded(log: SimpleNamespace) -> None:
+    bench = Bench(log)
+    bench.collect()
+    assert bench.gave_way == 0
+    bench.fetched(A0, 0, 3)
+    bench.collect(2)
+    assert bench.gave_way == 1
 
 
 def test_records_come_in_the_order_of_the_fetches_up_to_the_limit(log: SimpleNamespace) -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ottla.client.consumer.completed_fetch import AbortedTransaction, CompletedFetch, end_of_batches
+from ottla.client.consumer.completed_fetch import AbortedTransaction, CompletedFetch
 from ottla.client.topic_partition import TopicPartition
 from ottla.errors import RecordCorrupt
+from ottla_wire.records import Compression, build_batch
 
 A0 = TopicPartition("a", 0)
 
@@ -55,9 +56,42 @@ def test_a_batch_cut_off_at_the_end_is_left_for_the_next_fetch(log: SimpleNamesp
 
 
 def test_the_next_fetch_begins_behind_the_last_whole_batch(log: SimpleNamespace) -> None:
-    data = memoryview(log.batch(0, [b"x"] * 3) + log.batch(7, [b"y"] * 2))
-    assert end_of_batches(data, 0) == 9
-    assert end_of_batches(data[:30], 42) == 42
+    data = log.batch(0, [b"x"] * 3) + log.batch(7, [b"y"] * 2)
+    assert fetched(data).next_fetch_offset == 9
+    assert fetched(data[:30], offset=42).next_fetch_offset == 42
+
+
+def test_records_of_several_batches_come_at_once(log: SimpleNamespace) -> None:
+    data = b"".join(log.batch(offset, [b"x"] * 3, leader_epoch=offset) for offset in (0, 3, 6))
+    fetch = fetched(data)
+    assert [record.offset for record in fetch.take(7)] == [0, 1, 2, 3, 4, 5, 6]
+    assert fetch.position == (7, 6)
+    fetch.give_back(3)
+    assert fetch.position == (4, 3)
+    assert drained(fetch) == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("special", ["compressed", "control", "corrupt"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_that_is_looked_at_alone_is_nowhere_in_the_way(log: SimpleNamespace, special: str, place: int) -> None:
+    batches = [log.batch(offset, [b"x"] * 2) for offset in (0, 2, 4)]
+    if special == "compressed":
+        batches[place] = build_batch([(0, None, b"x", ())] * 2, base_offset=2 * place, compression=Compression.GZIP)
+    elif special == "control":
+        batches[place] = log.marker(2 * place, 7, commit=True)
+    else:
+        batches[place] = batches[place][:-1] + b"?"
+    fetch = fetched(b"".join(batches))
+    offsets = [offset for offset in range(6) if special == "compressed" or offset // 2 != place]
+    if special != "corrupt":
+        assert drained(fetch) == offsets
+        return
+    before = [offset for offset in offsets if offset < 2 * place]
+    assert [record.offset for record in (fetch.take(100) if before else [])] == before
+    for _ in range(2):
+        with pytest.raises(RecordCorrupt, match=f"offset {2 * place}"):
+            fetch.take(100)
+    assert fetch.position[0] == 2 * place
 
 
 def test_given_back_records_are_handed_out_again(log: SimpleNamespace) -> None:

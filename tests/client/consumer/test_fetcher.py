@@ -127,7 +127,9 @@ class World:
             lambda: self.keeper.step(),
         )
         self.keeper = PositionKeeper(self.shared, self.cluster, lookup, None, backoff, self.fetcher.wake)  # type: ignore[arg-type]
-        self.collector = Collector(self.shared.lock, self.shared.subscription, self.shared.buffer)
+        self.collector = Collector(
+            self.shared.lock, self.shared.subscription, self.shared.buffer, give_way=self.shared.receiving.give_way
+        )
 
     def assign(self, *partitions: TopicPartition, offset: int | None = 0, epoch: int | None = None) -> None:
         self.shared.subscription.assign_by_user(partitions)

@@ -11,12 +11,13 @@ import pytest
 
 from ottla.client.connection import Connection, ConnectionOptions
 from ottla.client.metadata import Node
+from ottla.client.receiving import Receiving
 from ottla.errors import Disconnected, NoAnswer, UnsupportedVersion
 from ottla_wire.framing import encode_response
 from ottla_wire.messages.find_coordinator import FindCoordinatorRequest, FindCoordinatorResponse
 from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 from ottla_wire.messages.list_groups import ListGroupsRequest
-from ottla_wire.messages.metadata import MetadataRequest, MetadataResponse
+from ottla_wire.messages.metadata import MetadataRequest, MetadataResponse, MetadataResponseBroker
 from support.scripted_broker import HangUp, Raw, ScriptedBroker, Silence
 
 
@@ -158,7 +159,7 @@ def test_a_connection_that_the_broker_closes_fails_all_that_is_in_flight() -> No
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         struct.pack(">ii", 4, 99),  # another correlation id
         struct.pack(">i", 2) + b"xx",
-        struct.pack(">iih", 6, 1, 0),  # an answer that ends early
+        struct.pack(">iih", 6, 2, 0),  # an answer that ends early
     ],
 )
 def test_what_is_no_answer_gives_the_connection_up(garbage: bytes) -> None:
@@ -273,5 +274,65 @@ def test_who_is_called_with_an_answer_is_called_with_the_error_in_its_place() ->
             assert isinstance(error, Disconnected)
             with pytest.raises(Disconnected):
                 connection.send_then(MetadataRequest(topics=[]), 9, take)
+
+    run(scenario())
+
+
+def large_answer(correlation_id: int) -> bytes:
+    """About 3 MB, of 100 brokers."""
+    brokers = [MetadataResponseBroker(node_id=n, host=f"{n:02}" * 15_000, port=n) for n in range(100)]
+    return b"".join(encode_response(MetadataResponse(brokers=brokers), 9, correlation_id))
+
+
+def is_whole(answer: Any) -> bool:
+    return [broker.host for broker in answer.brokers] == [f"{n:02}" * 15_000 for n in range(100)]
+
+
+@pytest.mark.parametrize("receiving", [None, Receiving()])
+@pytest.mark.parametrize("cut", [500_000, 2_999_000, None])
+def test_a_large_answer_that_stops_midway_goes_on_and_the_next_follows_it(
+    receiving: Receiving | None, cut: int | None
+) -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            pieces = iter([large_answer(2)[:cut], large_answer(2)[cut:] if cut else b"", large_answer(4)])
+            broker.handlers[3] = lambda request, version: Raw(next(pieces))
+            broker.handlers[10] = lambda request, version: Raw(
+                next(pieces) + b"".join(encode_response(FindCoordinatorResponse(error_code=15), 1, 3))
+            )
+            connection = await connected(broker, receiving=receiving)
+            first = connection.send(MetadataRequest(topics=[]), 9)
+            second = connection.send(FindCoordinatorRequest(key="a"), 1)
+            assert is_whole(await first)
+            assert (await second).error_code == 15
+            assert is_whole(await connection.send(MetadataRequest(topics=[]), 9))
+            connection.close()
+
+    run(scenario())
+
+
+def test_a_connection_lost_midway_in_a_large_answer_is_found_out() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            broker.handlers[3] = lambda request, version: Raw(large_answer(2)[:1_000_000])
+            broker.handlers[10] = lambda request, version: HangUp()
+            lost: list[Connection] = []
+            connection = await connected(broker, lost, receiving=Receiving())
+            halved = connection.send(MetadataRequest(topics=[]), 9)
+            behind = connection.send(FindCoordinatorRequest(key="a"), 1)
+            for answer in (halved, behind):
+                with pytest.raises(Disconnected):
+                    await answer
+            assert lost == [connection]
+
+    run(scenario())
+
+
+def test_a_closed_connection_is_closed_for_the_broker_too() -> None:
+    async def scenario() -> None:
+        async with ScriptedBroker() as broker:
+            connection = await connected(broker, receiving=Receiving())
+            connection.close()
+            await broker.idle.wait()
 
     run(scenario())

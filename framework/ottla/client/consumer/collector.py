@@ -103,12 +103,14 @@ class Collector:
         subscription: SubscriptionState,
         buffer: FetchBuffer,
         *,
+        give_way: Callable[[], None],
         deserialize_key: Deserialize | None = None,
         deserialize_value: Deserialize | None = None,
     ) -> None:
         self._lock = lock
         self._subscription = subscription
         self._buffer = buffer
+        self._give_way = give_way
         self._deserialize_key = deserialize_key
         self._deserialize_value = deserialize_value
         self._deserializes = deserialize_key is not None or deserialize_value is not None
@@ -142,6 +144,7 @@ class Collector:
             return []
         before = fetch.remaining_bytes
         records: list[ConsumerRecord] = []
+        self._give_way()
         try:
             records = fetch.take(max_records)
             if self._deserializes and records:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import heapq
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ottla.client.topic_partition import TopicPartition
 from ottla.errors import RecordCorrupt
 from ottla_wire.errors import CorruptMessage, InvalidRecord, KafkaError, UnsupportedCompressionType
-from ottla_wire.records import ConsumerRecord, RecordBatch, decode_batch, iter_batches
+from ottla_wire.records import (
+    ConsumerRecord,
+    RecordBatch,
+    decode_batch,
+    decode_batches,
+    end_of_batches,
+    iter_batches,
+)
 from ottla_wire.records.control import ControlType, control_type
-
-_BATCH_PREFIX = struct.Struct(">qi")  # base offset, bytes that follow
-_LAST_OFFSET_DELTA = struct.Struct(">i")
-_LAST_OFFSET_DELTA_AT = 23
-_BATCH_HEADER_BYTES = 61
 
 
 class AbortedTransaction(NamedTuple):
@@ -41,6 +42,11 @@ class ReadCommittedFilter:
         heapq.heapify(self._aborted)
         self._open: set[int] = set()
 
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing that is still to come belongs to an aborted transaction."""
+        return not self._aborted and not self._open
+
     def delivers(self, batch: RecordBatch) -> bool:
         """True if the application may see this batch. Batches must come in the order of their offsets."""
         while self._aborted and self._aborted[0].first_offset <= batch.last_offset:
@@ -52,21 +58,11 @@ class ReadCommittedFilter:
         return not (batch.is_transactional and batch.producer_id in self._open)
 
 
-def end_of_batches(buffer: memoryview, default: int) -> int:
-    """The offset after the last complete batch: where the next fetch goes on. `default` if there is none."""
-    at, end, next_offset = 0, len(buffer), default
-    while at + _BATCH_HEADER_BYTES <= end:
-        base_offset, size = _BATCH_PREFIX.unpack_from(buffer, at)
-        following = at + _BATCH_PREFIX.size + size
-        if size < 0 or following > end:
-            break
-        next_offset = base_offset + _LAST_OFFSET_DELTA.unpack_from(buffer, at + _LAST_OFFSET_DELTA_AT)[0] + 1
-        at = following
-    return next_offset
-
-
 class CompletedFetch:
-    """Fetched batches of one partition, decoded batch by batch as they are wanted.
+    """Fetched batches of one partition, decoded as they are wanted.
+
+    The kernel takes as many batches as there are plain ones in a call. What it leaves, and everything while the filter
+    waits for an aborted transaction, is looked at one by one.
 
     `position` moves with what `take` hands out, and past everything that is never handed out: control batches, aborted
     transactions, holes that compaction left.
@@ -93,7 +89,6 @@ class CompletedFetch:
         self.exhausted = False
         self._filter = None if aborted is None else ReadCommittedFilter(aborted)
         self._check_crcs = check_crcs
-        self._batches: Iterator[RecordBatch] | None = None
         self._records: list[ConsumerRecord] = []
         self._index = 0
         self._base: tuple[int, int | None] = (fetch_offset, None)
@@ -108,16 +103,16 @@ class CompletedFetch:
             return self._end
         if self._index == 0:
             return self._base
-        return self._records[self._index - 1].offset + 1, self._end[1]
+        record = self._records[self._index - 1]
+        return record.offset + 1, record.leader_epoch
 
     def take(self, max_records: int) -> list[ConsumerRecord]:
-        """Up to `max_records` of the next records, of one batch; an empty list if there are no more.
+        """Up to `max_records` of the next records, of one or more batches; an empty list if there are no more.
 
         Raises RecordCorrupt, each time anew, if the next batch cannot be read.
         """
-        while self._index >= len(self._records):
-            if not self._next_batch():
-                return []
+        if not self._decode(max_records):
+            return []
         index, available = self._index, len(self._records)
         if index == 0 and available <= max_records:
             self._index = available
@@ -130,30 +125,46 @@ class CompletedFetch:
         self._index -= count
         assert self._index >= 0
 
-    def _next_batch(self) -> bool:
-        """Decode the next batch that has something to deliver; False at the end."""
-        if self._batches is None:
-            self._batches = iter_batches(self._buffer, position=len(self._buffer) - self.remaining_bytes)
-        try:
-            for batch in self._batches:
+    def _decode(self, max_records: int) -> bool:
+        """Decode what comes next, until there is something to deliver; False at the end."""
+        while self._index >= len(self._records):
+            if (self._filter is None or self._filter.is_idle) and self._decode_plain(max_records):
+                continue
+            try:
+                batch = next(iter_batches(self._buffer, position=self._at), None)
+                if batch is None:
+                    self.exhausted = True
+                    self.remaining_bytes = 0
+                    return False
                 self._enter(batch)
-                if self._index < len(self._records):
-                    return True
-        except (CorruptMessage, InvalidRecord, UnsupportedCompressionType) as error:
-            self._batches = None  # it is finished; the next attempt begins anew at the batch that cannot be read
-            raise RecordCorrupt(self.partition, self._end[0], error) from error
-        self.exhausted = True
-        self.remaining_bytes = 0
-        return False
+            except (CorruptMessage, InvalidRecord, UnsupportedCompressionType) as error:
+                raise RecordCorrupt(self.partition, self._end[0], error) from error
+        return True
+
+    def _decode_plain(self, max_records: int) -> bool:
+        records, position, next_offset, epoch = decode_batches(
+            self._buffer, self._at, max_records, *self.partition, self.fetch_offset, self._check_crcs
+        )
+        if position == self._at:
+            return False
+        self._entered(records, position, next_offset, epoch)
+        return True
 
     def _enter(self, batch: RecordBatch) -> None:
         if self._check_crcs:
             batch.verify()
         wanted = not batch.is_control if self._filter is None else self._filter.delivers(batch)
         records = decode_batch(batch, *self.partition, from_offset=self.fetch_offset) if wanted else []
-        epoch = batch.leader_epoch
+        self._entered(records, batch.position + batch.size_bytes, batch.next_offset, batch.leader_epoch)
+
+    def _entered(self, records: list[ConsumerRecord], position: int, next_offset: int, epoch: int) -> None:
         self._base = self._end
-        self._end = (max(batch.next_offset, self.fetch_offset), epoch if epoch >= 0 else None)
+        self._end = (max(next_offset, self.fetch_offset), epoch if epoch >= 0 else None)
         self._records = records
         self._index = 0
-        self.remaining_bytes = len(self._buffer) - batch.position - batch.size_bytes
+        self.remaining_bytes = len(self._buffer) - position
+
+    @property
+    def _at(self) -> int:
+        """Where in the buffer the next batch begins."""
+        return len(self._buffer) - self.remaining_bytes

@@ -48,7 +48,7 @@ class ConsumerIo:
         self._backoff = Backoff(config.retry_backoff_ms, config.retry_backoff_max_ms, rng)
         self._interest = TopicInterest(allow_auto_create=config.allow_auto_create_topics)
         self._asked = TopicInterest(allow_auto_create=config.allow_auto_create_topics)
-        self._lane = Lane(client_id)
+        self._lane = Lane(client_id, shared.receiving)
         self.lookup = OffsetLookup(
             cluster,
             read_committed=config.isolation_level == "read_committed",

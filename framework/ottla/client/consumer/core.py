@@ -80,6 +80,7 @@ class ConsumerCore:
             self._shared.lock,
             self._shared.subscription,
             self._shared.buffer,
+            give_way=self._shared.receiving.give_way,
             deserialize_key=_deserializer(config.key_deserializer),
             deserialize_value=_deserializer(config.value_deserializer),
         )

@@ -16,6 +16,7 @@ from ottla.client.consumer.collector import FetchBuffer
 from ottla.client.consumer.membership import Membership
 from ottla.client.consumer.reset_policy import ResetPolicy
 from ottla.client.consumer.subscription_state import FetchState, SubscriptionState
+from ottla.client.receiving import Receiving
 from ottla.client.topic_partition import OffsetAndMetadata, TopicPartition
 from ottla.errors import ConfigError, NoOffsetForPartition
 
@@ -43,6 +44,7 @@ class Shared:
             raise ConfigError(str(error)) from None
         self.subscription = SubscriptionState(policy)
         self.buffer = FetchBuffer(config.max_partition_fetch_bytes)
+        self.receiving = Receiving()
         self.membership = Membership(
             group_instance_id=config.group_instance_id,
             session_timeout_ms=config.session_timeout_ms,
