@@ -417,3 +417,23 @@ def test_resuming_a_partition_does_not_undo_the_pause_of_its_container(make_app:
         container.resume()
         app.template.send(kafka_topic, Order(id=1))
         wait_for(lambda: seen)
+
+
+def test_a_container_tells_how_far_it_is_behind(make_app: Any, kafka_topic: str) -> None:
+    app, first, go_on = make_app(), threading.Event(), threading.Event()
+
+    @app.listener(kafka_topic, id="note", auto_start=False, consumer={"max_poll_records": 1})
+    def note(order: Order) -> None:
+        first.set()
+        assert go_on.wait(10)
+
+    with app:
+        container, partition = app.listeners["note"], TopicPartition(kafka_topic, 0)
+        for number in range(3):
+            app.template.send(kafka_topic, Order(id=number)).result(5)
+        assert container.lag == {}
+        container.start()
+        assert first.wait(10)
+        assert container.lag == {partition: 2}
+        go_on.set()
+        wait_for(lambda: container.lag == {partition: 0})

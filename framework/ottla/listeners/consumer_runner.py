@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 import time
@@ -319,6 +320,19 @@ class ConsumerRunner:
         """The partitions of this consumer."""
         consumer = self._consumer
         return list(consumer.assignment()) if consumer is not None else []
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """How far the consumer's positions are behind the ends, where those are known."""
+        consumer = self._consumer
+        if consumer is None:
+            return {}
+        found = {}
+        for partition in consumer.assignment():
+            with contextlib.suppress(ValueError):  # taken away in the meantime
+                lag = consumer.current_lag(partition)
+                if lag is not None:
+                    found[partition] = lag
+        return found
 
 
 class _Rebalances:

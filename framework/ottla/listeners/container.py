@@ -257,6 +257,15 @@ class ConcurrentMessageListenerContainer:
         return [child.assignment() for child in self._children]
 
     @property
+    def lag(self) -> dict[TopicPartition, int]:
+        """How many offsets the consumers' positions are behind the end of what they may read, by assigned partition.
+
+        Records that the listener has in hand, those of one poll, are before the position. The end is that of the last
+        fetch; before a partition's first it is not known, and the partition is left out.
+        """
+        return {partition: lag for child in self._children for partition, lag in child.lag().items()}
+
+    @property
     def processed(self) -> int:
         """How many records are done with since `start`."""
         return sum(child.acks.total for child in self._children)
