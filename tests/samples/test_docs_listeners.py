@@ -42,6 +42,8 @@ def test_the_code_of_the_page_is_one_application_that_does_what_it_says(capfd: A
             app.template.send("events", value, key="k")
         wait_for(lambda: len(invoices) == 2)
         wait_for(lambda: {"ordered 3", "deleted k", "unknown"} <= set(lines()))
+        wait_for(lambda: set(app.listeners["orders-by-hand"].lag.values()) == {0})
+        assert not scope["is_behind"]()
     scope["pool"].shutdown()
     assert sorted(map(str, invoices)) == ["('large', 2)", "{'order': 1, 'amount': 5.0}"]
     # Printed by several threads at once: only how often can be told.
