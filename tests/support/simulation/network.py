@@ -57,6 +57,11 @@ class Network:
     def stop_listening(self, port: int) -> None:
         self._listeners.pop(port, None)
 
+    @property
+    def has_late_bytes(self) -> bool:
+        """Whether something is on its way yet from an end that is closed: what a client sent before it was killed."""
+        return any(connection.has_late_bytes for connection in self.connections)
+
     async def connect(self, factory: Any, host: str, port: int) -> tuple[Transport, Any]:
         await asyncio.sleep(self._rng.uniform(0.0002, 0.002))
         listening = self._listeners.get(port)
@@ -109,6 +114,10 @@ class Connection:
 
     def other(self, end: Transport) -> Transport:
         return self.ends[1] if end is self.ends[0] else self.ends[0]
+
+    @property
+    def has_late_bytes(self) -> bool:
+        return any(end.awaits_bytes and self.other(end).is_gone for end in self.ends)
 
     def cut(self, *, lossy: bool) -> None:
         """Break it: both ends learn of it, after what is on its way has arrived, or without it."""
@@ -198,6 +207,14 @@ class Transport:
         self._last_arrival = at
         self._incoming.append((at, content))
         self._schedule()
+
+    @property
+    def is_gone(self) -> bool:
+        return self.is_closed or (self.process is not None and self.process.is_dead)
+
+    @property
+    def awaits_bytes(self) -> bool:
+        return not self.is_gone and any(isinstance(content, bytes) for _, content in self._incoming)
 
     def lose_what_is_under_way(self) -> None:
         self._incoming.clear()

@@ -438,12 +438,14 @@ class Simulation:
         return not self.unfinished()
 
     def unfinished(self) -> list[str]:
-        """Who still has something to do: senders with a transaction, the feeder, the workers' group."""
+        """Who still has something to do: senders with a transaction, the feeder, the workers' group, the network."""
         busy = [
             client.instance
             for client in self.clients
             if isinstance(client, Sender | Feeder) and (client.task is None or not client.task.done())
         ]
+        if self.world.network.has_late_bytes:
+            busy.append("what was sent before a connection ended")
         assert self.world.broker is not None
         parts = self.world.broker.parts
         ends = {index: parts.replicas.find("in", index).log.log_end_offset for index in range(TOPICS["in"])}
