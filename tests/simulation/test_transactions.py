@@ -35,6 +35,16 @@ def test_no_aborted_read_no_torn_lost_or_hanging_transaction_exactly_one_output_
     assert all(process.returncode == 0 for process in running), "\n".join(found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [5553, 5868, 14688, 16164, 17638, 18302, 19614])
+def test_what_a_killed_client_had_sent_arrives_before_the_end(seed: int) -> None:
+    """Inputs that lay in a stalled connection of their sender: workers must be given the time to handle them."""
+    process = _simulation("--seed", str(seed))
+    found = process.communicate(timeout=100)[0]
+
+    assert process.returncode == 0, found
+
+
 def test_a_seed_is_the_same_every_time() -> None:
     """Or a red build could not be repeated: `python -m simulation --seed N --trace`, with tests/support on the path."""
     running = [_simulation("--seed", "7", "--trace") for _ in range(2)]
