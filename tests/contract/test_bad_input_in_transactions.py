@@ -25,6 +25,7 @@ from ottla.errors import (
 from ottla_wire.errors import error_for
 from ottla_wire.messages.add_partitions_to_txn import AddPartitionsToTxnRequest, AddPartitionsToTxnTopic
 from ottla_wire.messages.end_txn import EndTxnRequest
+from ottla_wire.messages.find_coordinator import FindCoordinatorRequest
 from ottla_wire.messages.init_producer_id import InitProducerIdRequest
 from ottla_wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from ottla_wire.messages.txn_offset_commit import (
@@ -295,3 +296,50 @@ def test_who_does_not_own_a_producer_id_adds_nothing_to_its_transaction_and_does
     producer.commit_transaction()
     assert read() == [b"1", b"2"]
     assert read(TopicPartition(place.topic, 1)) == []
+
+
+# -- version 1: an end that arrives for the second time, later ---------------------------------------------------------
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize(("in_between", "state"), [(None, "CompleteCommit"), ("the next epoch", "Ongoing")])
+def test_a_late_end_of_version_1_ends_the_next_transaction_unless_that_has_an_epoch_of_its_own(
+    cluster: Any, connect: Any, place: TopicPartition, in_between: str | None, state: str
+) -> None:
+    """Why our producer asks for the next epoch where the answer to an EndTxn of version 1 was lost."""
+    wire = connect()
+    tx = cluster.fresh("tx")
+    wire.ask(FindCoordinatorRequest(key_type=1, coordinator_keys=[tx]), 4)  # what makes Kafka create its topic
+
+    def identify(producer_id: int = -1, epoch: int = -1) -> tuple[int, int]:
+        request = InitProducerIdRequest(
+            transactional_id=tx, transaction_timeout_ms=60_000, producer_id=producer_id, producer_epoch=epoch
+        )
+        answer = eventually(lambda: answered(wire.ask(request, 4)))
+        assert name(answer.error_code) == ""
+        return answer.producer_id, answer.producer_epoch
+
+    def begin(producer_id: int, epoch: int) -> None:
+        request = AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id=tx,
+            v3_and_below_producer_id=producer_id,
+            v3_and_below_producer_epoch=epoch,
+            v3_and_below_topics=[AddPartitionsToTxnTopic(name=place.topic, partitions=[place.partition])],
+        )
+
+        def is_added() -> bool:
+            (topic,) = wire.ask(request, 3).results_by_topic_v3_and_below
+            return topic.results_by_partition[0].partition_error_code == 0
+
+        eventually(is_added)
+
+    first = identify()
+    begin(*first)
+    commit = EndTxnRequest(transactional_id=tx, producer_id=first[0], producer_epoch=first[1], committed=True)
+    assert name(eventually(lambda: answered(wire.ask(commit, 3))).error_code) == ""
+    begin(*(first if in_between is None else identify(*first)))
+
+    late = eventually(lambda: answered(wire.ask(commit, 3)))
+
+    assert name(late.error_code) == ("" if in_between is None else "ProducerFenced")
+    eventually(lambda: cluster.admin.describe_transactions([tx])[tx].state == state)

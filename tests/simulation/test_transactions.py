@@ -45,6 +45,15 @@ def test_what_a_killed_client_had_sent_arrives_before_the_end(seed: int) -> None
     assert process.returncode == 0, found
 
 
+@pytest.mark.slow
+def test_a_commit_of_version_1_that_arrives_late_does_not_end_the_next_transaction() -> None:
+    """Sent on a stalled connection, asked for again on another, committed; then the first one arrives as well."""
+    process = _simulation("--seed", "15271")
+    found = process.communicate(timeout=100)[0]
+
+    assert process.returncode == 0, found
+
+
 def test_a_seed_is_the_same_every_time() -> None:
     """Or a red build could not be repeated: `python -m simulation --seed N --trace`, with tests/support on the path."""
     running = [_simulation("--seed", "7", "--trace") for _ in range(2)]

@@ -260,6 +260,7 @@ class TransactionWorld(ProducerWorld):
         self.partitions = list(self.coordinator.partitions)
         self.finalize(version, epoch=1)
         self.sent_kinds: list[RequestKind] = []
+        self.on_their_way: list[TransactionRequest] = []
         self.produce_versions: dict[int, int] = {}
         self.bring_metadata()
 
@@ -352,17 +353,26 @@ class TransactionWorld(ProducerWorld):
         self.sent_kinds.append(request.kind)
         super().ask(request)
 
-    def answer(self, error_code: int = 0, *, lost: bool = False, works: bool = True) -> None:
-        """The request under way is worked on and answered; or refused; or lost, before or after that."""
+    def answer(self, error_code: int = 0, *, lost: bool = False, works: bool = True, arrives: bool = False) -> None:
+        """The request under way is worked on and answered; or refused; or lost, before or after that.
+
+        One that is lost and `arrives` does so when `late_request_arrives` says so, on a connection that is gone.
+        """
         request = self.asked.popleft()
         if lost:
-            if works:
+            if arrives:
+                self.on_their_way.append(request)
+            elif works:
                 self._worked(request)
             self.sender.request_answered(request, None, Disconnected("the connection broke"), self.now_ms)
         else:
             answer = self._refused(request, error_code) if error_code else self._worked(request)
             self.sender.request_answered(request, answer, None, self.now_ms)
         self.run()
+
+    def late_request_arrives(self) -> None:
+        """The oldest that was on its way is worked on; nobody is there to be answered."""
+        self._worked(self.on_their_way.pop(0))
 
     def produce(self, attempt: Any) -> None:
         assert attempt.transactional_id == "tx"

@@ -1,8 +1,9 @@
 """Transactions under every kind of trouble at random, from seeds: whatever is read committed was committed, and whole.
 
 Each walk is an application that sends, commits and aborts, and does what the errors tell it to; a network that loses
-answers and requests; a coordinator that writes markers late, refuses for a while and aborts what is open for too long;
-and a cluster that may change to version 2 in between. What holds in the end:
+answers and requests, or delivers these after they have been asked again; a coordinator that writes markers late,
+refuses for a while and aborts what is open for too long; and a cluster that may change to version 2 in between. What
+holds in the end:
 
 - a transaction whose commit succeeded is read, every record once and in order;
 - of one that was aborted, or whose commit failed, nothing is read;
@@ -26,6 +27,8 @@ from support.transaction_model import TransactionWorld
 S = TransactionState
 PARTITIONS = 2
 RETRIABLE = (14, 15, 16, 51)
+MAY_ARRIVE_LATE = (RequestKind.ADD_PARTITIONS, RequestKind.ADD_OFFSETS, RequestKind.COMMIT_OFFSETS, RequestKind.END)
+"""Not InitProducerId, which may fence its own sender then, like an addition between an end and the next epoch."""
 
 
 @dataclass
@@ -127,6 +130,8 @@ class Walk:
             self.time_out()
         elif choice < 0.885 and self.changes_version:
             world.finalize(rng.choice((1, 2)), epoch=2 + world.now_ms)
+        elif choice > 0.97 and world.on_their_way and world.machine.state is not S.INITIALIZING:
+            world.late_request_arrives()
 
     def answer(self) -> None:
         if not self.world.asked:
@@ -135,7 +140,8 @@ class Walk:
         kind = self.world.asked[0].kind
         refusable = kind not in (RequestKind.FIND_COORDINATOR, RequestKind.EXPLAIN)
         if choice < 0.15:
-            self.world.answer(lost=True, works=self.rng.random() < 0.5)
+            fate = self.rng.random()
+            self.world.answer(lost=True, works=fate < 0.4, arrives=fate > 0.7 and kind in MAY_ARRIVE_LATE)
         elif choice < 0.3 and refusable:
             self.world.answer(self.rng.choice(RETRIABLE))
         else:
@@ -226,7 +232,7 @@ def test_what_is_read_committed_was_committed_and_whole(mode: str) -> None:
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, {mode}: {error}") from error
         committed += sum(attempt.outcome == "committed" for attempt in one.attempts)
-    assert committed > 100, "walks in which nothing is committed show nothing"
+    assert committed > 50, "walks in which nothing is committed show nothing"
 
 
 @pytest.mark.slow

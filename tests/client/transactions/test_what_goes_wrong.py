@@ -366,6 +366,106 @@ class TestRefusedRequests:
         goes_on(world)
 
 
+class TestRequestsThatArriveLate:
+    """The connection broke, the request was asked again on another one; then what was on the first is read as well."""
+
+    @both
+    @pytest.mark.parametrize("end", ["commit", "abort"])
+    def test_an_end_does_not_end_the_transaction_after_its_own(self, version: int, end: str) -> None:
+        world = TransactionWorld(version=version).started()
+        world.send(value=b"first")
+        world.step()
+        world.step()
+        operation = getattr(world, end)()
+        world.answer(lost=True, arrives=True)
+        world.finish(operation)
+        world.begin()
+        world.send(value=b"one half")
+        world.step()
+        world.step()
+        world.late_request_arrives()
+        assert world.coordinator.state == "Ongoing"
+        world.send(value=b"the other half")
+        world.finish(world.commit())
+        assert world.committed() == [b"first"] * (end == "commit") + [b"one half", b"the other half"]
+
+    def test_the_next_epoch_is_asked_for_without_a_caller_waiting_for_the_commit(self) -> None:
+        world = TransactionWorld(version=1).started()
+        world.send()
+        world.step()
+        world.step()
+        operation = world.commit()
+        world.answer(lost=True, arrives=True)
+        world.finish(operation)
+        world.step()
+        assert world.sent_kinds[-1] is RequestKind.INIT_PRODUCER_ID
+        assert (world.coordinator.state, world.coordinator.epoch) == ("Empty", 1)
+
+    @pytest.mark.parametrize("kind", [RequestKind.ADD_PARTITIONS, RequestKind.ADD_OFFSETS])
+    def test_an_addition_does_not_open_a_transaction_that_nobody_ends(self, kind: RequestKind) -> None:
+        world = TransactionWorld(version=1).started()
+        world.send()
+        world.send_offsets(4)
+        operation = world.commit()
+        while world.asked[0].kind is not kind:
+            world.answer()
+        world.answer(lost=True, arrives=True)
+        world.finish(operation)
+        world.step()
+        world.late_request_arrives()
+        assert world.coordinator.state == "Empty"
+
+    @both
+    def test_offsets_do_not_take_the_place_of_those_of_the_next_transaction(self, version: int) -> None:
+        world = TransactionWorld(version=version).started()
+        operation = world.send_offsets(4)
+        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
+            world.answer()
+        world.answer(lost=True, arrives=True)
+        world.finish(operation)
+        world.finish(world.commit())
+        world.begin()
+        world.finish(world.send_offsets(5))
+        world.late_request_arrives()
+        world.finish(world.commit())
+        assert world.coordinator.committed_offsets == {("input", 0): 5}
+
+    @both
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_offsets_do_not_take_the_place_of_later_ones_of_the_same_transaction(
+        self, version: int, at_once: bool
+    ) -> None:
+        """No epoch is between them: the transaction fails, and is done again."""
+        world = TransactionWorld(version=version).started()
+        first = world.send_offsets(4)
+        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
+            world.answer()
+        second = world.send_offsets(5) if at_once else None
+        world.answer(lost=True, arrives=True)
+        world.finish(first)
+        second = second or world.send_offsets(5)
+        assert "might arrive last" in str(world.finish(second, TransactionAborted))
+        with pytest.raises(TransactionAborted):
+            world.commit()
+        world.finish(world.abort())
+        world.late_request_arrives()
+        goes_on(world)
+        assert world.coordinator.committed_offsets == {}
+
+    @both
+    def test_offsets_of_other_partitions_may_follow(self, version: int) -> None:
+        world = TransactionWorld(version=version).started()
+        first = world.send_offsets(4)
+        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
+            world.answer()
+        world.answer(lost=True, arrives=True)
+        world.finish(first)
+        world.finish(world.send_offsets(7, partition=1))
+        world.late_request_arrives()
+        world.finish(world.commit())
+        assert world.coordinator.committed_offsets == {("input", 0): 4, ("input", 1): 7}
+
+
 class TestUnknownOutcomes:
     @both
     def test_a_commit_that_took_too_long_may_only_be_called_again(self, version: int) -> None:

@@ -30,6 +30,10 @@ Rules that everything rests on:
   transaction. Version 2 (KIP-890) writes, and gets a new epoch with every EndTxn, with which sequences begin at 0.
   Which of them it is changes between transactions only. After a change to 2 the next epoch is asked for first, so that
   nothing of version 1 is taken for a part of the new transaction.
+- A request whose answer was lost is asked again, and the first one may still arrive after that, on the connection that
+  is gone. Version 1 takes it for a part of the next transaction, which a late EndTxn ends in its middle: so the next
+  epoch is asked for in between (KIP-360). Within one transaction no epoch helps: offsets whose answer was lost could
+  arrive after newer ones, so these are not sent, and it fails.
 - An epoch that is over has a reason: before it is told, the coordinator is asked for it (EXPLAIN). Timed out is not
   fenced: after an abort the producer asks for the epoch after the one that the coordinator has, which it gets only if
   no other instance has come in between.
@@ -78,10 +82,12 @@ from ottla.client.producer.transaction_tables import (
 from ottla.client.topic_partition import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from ottla.errors import (
     CommitFailed,
+    Disconnected,
     InvalidProducerEpoch,
     InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaError,
+    NoAnswer,
     OttlaError,
     OutOfOrderSequenceNumber,
     Retriable,
@@ -95,6 +101,11 @@ logger = logging.getLogger("ottla.producer")
 LAST_EPOCH: Final = 32_767
 EXPLAIN_TIMEOUT_MS: Final = 3_000
 TRANSACTION_VERSION_2: Final = 2
+
+OVERTAKEN: Final = (
+    "offsets of group {!r} were given twice in one transaction, and the answer to the first ones was lost: these might "
+    "arrive last. abort_transaction(), then try again. Offsets that are given once, at the end, are never in doubt"
+)
 
 _S = TransactionState
 
@@ -147,6 +158,7 @@ class TransactionManager:
         self._partitions: set[Hashable] = set()  # v1: those that the coordinator knows
         self._partitions_to_add: dict[Hashable, None] = {}
         self._offsets: list[OffsetsToSend] = []
+        self._offsets_in_doubt: dict[tuple[str, TopicPartition], OffsetsToSend] = {}  # sent, and the answer was lost
 
     # --- what the application calls
 
@@ -323,6 +335,9 @@ class TransactionManager:
         kind, coordinator = self._next(unfinished)
         if kind is None or now_ms < self._line.due_ms(kind):
             return None
+        if kind is RequestKind.COMMIT_OFFSETS and self._may_be_overtaken(self._offsets[0]):
+            self._fail_transaction(TransactionAborted(OVERTAKEN.format(self._offsets[0].group.group_id)))
+            return None
         self._line.asked = self._build(kind, coordinator)
         if kind in _MAKES_KNOWN:
             self._may_be_known = True
@@ -475,6 +490,8 @@ class TransactionManager:
         if self.state is _S.FATAL:
             return
         kind, ruling = request.kind, verdict(request.kind, error)
+        if kind >= RequestKind.ADD_PARTITIONS and isinstance(error, Disconnected | NoAnswer):
+            self._may_arrive_late(request)
         is_open = self.state is _S.IN_TRANSACTION or self.state is _S.COMMITTING
         if ruling is Verdict.LOOK_UP or ruling is Verdict.RETRY:
             self._line.again(request, error, now_ms, elsewhere=ruling is Verdict.LOOK_UP)
@@ -496,6 +513,19 @@ class TransactionManager:
             self._fail_transaction(self._named(request, error))
         else:
             self.fail(self._named(request, error))
+
+    def _may_arrive_late(self, request: TransactionRequest) -> None:
+        """Its connection is gone; what was written to that may still be read, after what is asked instead of it."""
+        if not self.is_version_2:
+            self._next_epoch_wanted = True
+        if request.kind is RequestKind.COMMIT_OFFSETS:
+            group_id = request.subject.group.group_id
+            self._offsets_in_doubt |= {(group_id, partition): request.subject for partition in request.subject.pending}
+
+    def _may_be_overtaken(self, offsets: OffsetsToSend) -> bool:
+        """Whether offsets that the application gave before these may arrive after them, and be what is committed."""
+        in_doubt, group_id = self._offsets_in_doubt, offsets.group.group_id
+        return any(in_doubt.get((group_id, partition), offsets) is not offsets for partition in offsets.pending)
 
     def _was_nothing_to_abort(self, request: TransactionRequest, error: OttlaError) -> bool:
         """Version 1: the coordinator may not have heard of a transaction whose first request was not answered."""
