@@ -139,7 +139,7 @@ class Relay(ApplicationPart):
         Raises:
             ConfigError: the tables are missing, or there are no client settings.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self.state not in (RelayState.STOPPED, RelayState.FAILED):
             return
         if self._factory is None:
             raise ConfigError("a relay needs client settings: app.include(relay), or outbox.relay(engine, factory)")
@@ -207,33 +207,39 @@ class Relay(ApplicationPart):
 
     def _run(self) -> None:
         session = _Relaying(self, self._store, self._factory_given())
-        pause = _FIRST_PAUSE
+        reason: BaseException | None = None
         try:
-            while not self._abandoned and not (self._draining and self.state is RelayState.STANDBY):
-                try:
-                    if session.go_on():
-                        break
-                    pause = _FIRST_PAUSE
-                except (OutboxStopped, ConfigError):
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again, and said
-                    logger.warning(
-                        "the relay of %s failed and tries again in %g s: %s: %s",
-                        self.outbox.table.fullname,
-                        pause,
-                        type(error).__name__,
-                        error,
-                    )
-                    session.give_up_producer()
-                    self._pause(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-            self.state = RelayState.STOPPED
+            self._relay(session)
         except Exception as error:  # noqa: BLE001 - it is kept as the reason
             logger.error("the relay of %s has stopped: %s", self.outbox.table.fullname, error)
-            self.reason = error
-            self.state = RelayState.FAILED
-        finally:
+            reason = error
+        try:
             session.end()
+        finally:  # last, because whoever sees it may start anew
+            self.reason = reason
+            self.state = RelayState.STOPPED if reason is None else RelayState.FAILED
+
+    def _relay(self, session: _Relaying) -> None:
+        """Round after round, until there is nothing left to do after a stop was asked for."""
+        pause = _FIRST_PAUSE
+        while not self._abandoned and not (self._draining and self.state is RelayState.STANDBY):
+            try:
+                if session.go_on():
+                    break
+                pause = _FIRST_PAUSE
+            except (OutboxStopped, ConfigError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again, and said
+                logger.warning(
+                    "the relay of %s failed and tries again in %g s: %s: %s",
+                    self.outbox.table.fullname,
+                    pause,
+                    type(error).__name__,
+                    error,
+                )
+                session.give_up_producer()
+                self._pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _factory_given(self) -> ProducerFactory:
         assert self._factory is not None, "start() has looked"

@@ -423,6 +423,38 @@ def test_an_unknown_topic_is_waited_for_and_then_refused(outbox: Outbox, engine:
             assert type(reader)(servers).values("unknown") == ["b"]
 
 
+def test_a_relay_has_failed_once_its_lease_is_given_up_and_may_be_started_again_at_once(
+    outbox: Outbox,
+    engine: Engine,
+    make_relay: Callable[..., Relay],
+    kafka_topic: str,
+    narrow_topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread may take seconds to end, when producer and lease are given up: a start in between is not lost."""
+    ending, go_on = threading.Event(), threading.Event()
+    release = OutboxStore.release
+
+    def slowly(store: OutboxStore, owner: str) -> None:
+        ending.set()
+        assert go_on.wait(20)
+        release(store, owner)
+
+    monkeypatch.setattr(OutboxStore, "release", slowly)
+    write(outbox, engine, narrow_topic, "x" * 5_000)
+    relay = make_relay()
+    relay.start()
+    assert ending.wait(20)
+    assert relay.state is not RelayState.FAILED
+    go_on.set()
+    eventually(lambda: relay.state is RelayState.FAILED)
+    with engine.begin() as connection:
+        connection.execute(outbox.table.delete())
+    write(outbox, engine, kafka_topic, "a")
+    with relay:
+        eventually(lambda: count(outbox, engine) == 0)
+
+
 def test_kafka_being_away_is_waited_for(
     make_relay: Callable[..., Relay],
     outbox: Outbox,
