@@ -41,8 +41,8 @@ $(VENV)/.database: $(VENV)/.installed
 demo-exactly-once: $(VENV)/.database ## payments while processes are killed, and the proof: make demo-exactly-once [SECONDS=60 SEED=1 WORKERS=3]
 	$(BIN)/python samples/payments/demo.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS))
 
-test: $(VENV)/.peers ## every test; peers that are not there are skipped and listed at the end
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.peers ## every test, in two processes; peers that are not there are skipped and listed at the end
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -58,7 +58,7 @@ bench: $(VENV)/.peers ## ours beside its peers, about half an hour: make bench [
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.peers ## what takes too long for every change: kills, 20,000 simulated seeds, 2,000 examples for each property
-	OTTLA_CRASH_ROUNDS=20 OTTLA_SIMULATION_SEEDS=20000 $(BIN)/python -m pytest tests/crash tests/simulation $(ARGS)
+	OTTLA_CRASH_ROUNDS=20 OTTLA_SIMULATION_SEEDS=20000 $(BIN)/python -m pytest tests/crash tests/framework/database/test_killed_relays.py tests/simulation $(ARGS)
 	$(BIN)/python -m pytest tests --hypothesis-profile=soak -m "not crash" $(ARGS)
 
 peers: $(VENV)/.peers ## the other clients and brokers that tests and benchmarks compare with

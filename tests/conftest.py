@@ -24,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PeerTable(), "ottla-peers")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from support.scheduling import ByClusterAndModule  # here, because pytest-xdist is not needed to run a test
+
+    return ByClusterAndModule(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def locks_apart_from_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Transactional ids are locks in the user's folder for state: not in that of whoever runs the tests."""

@@ -82,12 +82,17 @@ def required() -> set[str]:
     return {peer for peer in os.environ.get("OTTLA_REQUIRE", "").replace(" ", "").split(",") if peer}
 
 
+_RUN, _SKIPPED = "peer was there", "peer was missing"
+
+
 class PeerTable:
-    """A pytest plugin: skips or fails tests whose peers are missing, and prints the table at the end."""
+    """A pytest plugin: skips or fails tests whose peers are missing, and prints the table at the end.
+
+    Tests may run in other processes than the one that prints: what is counted comes with their reports.
+    """
 
     def __init__(self) -> None:
-        self._run: Counter[str] = Counter()
-        self._skipped: Counter[str] = Counter()
+        self._counted: dict[str, Counter[str]] = {_RUN: Counter(), _SKIPPED: Counter()}
 
     def pytest_sessionstart(self) -> None:
         if unknown := sorted(required() - _CHECKS.keys()):
@@ -99,18 +104,25 @@ class PeerTable:
         for peer in [name for mark in item.iter_markers("peer") for name in mark.args]:
             reason = missing(peer)
             if reason is None:
-                self._run[peer] += 1
+                item.user_properties.append((_RUN, peer))
                 continue
-            self._skipped[peer] += 1
+            item.user_properties.append((_SKIPPED, peer))
             if peer in required():
                 pytest.fail(f"{peer} is required here (OTTLA_REQUIRE) and missing: {reason}", pytrace=False)
             pytest.skip(f"{peer}: {reason}")
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "setup":
+            for name, value in report.user_properties:
+                if name in self._counted:
+                    self._counted[name][str(value)] += 1
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        peers = sorted(set(self._run) | set(self._skipped))
+        run, skipped = self._counted[_RUN], self._counted[_SKIPPED]
+        peers = sorted(run.keys() | skipped.keys())
         if not peers:
             return
         terminalreporter.section("peers")
         for peer in peers:
-            why = f"  skipped {self._skipped[peer]}: {missing(peer)}" if self._skipped[peer] else ""
-            terminalreporter.write_line(f"{peer:<14} {self._run[peer]:>4} tests run{why}")
+            why = f"  skipped {skipped[peer]}: {missing(peer)}" if skipped[peer] else ""
+            terminalreporter.write_line(f"{peer:<14} {run[peer]:>4} tests run{why}")

@@ -27,7 +27,11 @@ def nothing_remembered() -> Any:
 
 
 def needs(*names: str) -> Any:
-    return SimpleNamespace(iter_markers=lambda _: [SimpleNamespace(args=names)])
+    return SimpleNamespace(iter_markers=lambda _: [SimpleNamespace(args=names)], user_properties=[])
+
+
+def report(test: Any, when: str = "setup") -> Any:
+    return SimpleNamespace(when=when, user_properties=test.user_properties)
 
 
 def summary(table: PeerTable) -> list[str]:
@@ -37,12 +41,25 @@ def summary(table: PeerTable) -> list[str]:
 
 
 def test_a_missing_peer_skips_its_test_and_the_table_says_why(table: PeerTable) -> None:
-    table.pytest_runtest_setup(needs("here"))
+    ran, skipped = needs("here"), needs("here", "gone")
+    table.pytest_runtest_setup(ran)
     with pytest.raises(pytest.skip.Exception, match="gone: it is not installed"):
-        table.pytest_runtest_setup(needs("here", "gone"))
+        table.pytest_runtest_setup(skipped)
+    for test in (ran, skipped):
+        for when in ("setup", "call", "teardown"):
+            table.pytest_runtest_logreport(report(test, when))
     _, gone, here = summary(table)
     assert gone.split() == ["gone", "0", "tests", "run", "skipped", "1:", "it", "is", "not", "installed"]
     assert here.split() == ["here", "2", "tests", "run"]
+
+
+def test_what_ran_in_other_processes_is_in_the_table(table: PeerTable) -> None:
+    """Each counts nothing that the one which prints has not seen in a report."""
+    elsewhere, test = PeerTable(), needs("here")
+    elsewhere.pytest_runtest_setup(test)
+    assert summary(table) == []
+    table.pytest_runtest_logreport(report(test))
+    assert summary(table)[1].split() == ["here", "1", "tests", "run"]
 
 
 def test_a_required_peer_that_is_missing_fails_its_test(table: PeerTable, monkeypatch: pytest.MonkeyPatch) -> None:
