@@ -44,6 +44,13 @@ def goes_on(world: TransactionWorld) -> None:
     assert world.committed()[-1] == b"afterwards"
 
 
+def loses(world: TransactionWorld, kind: RequestKind) -> None:
+    """The next request of a kind is not answered, and arrives later."""
+    while world.asked[0].kind is not kind:
+        world.answer()
+    world.answer(lost=True, arrives=True)
+
+
 class TestFailedSends:
     @both
     def test_a_commit_after_a_failed_send_raises_what_the_send_failed_with(self, version: int) -> None:
@@ -407,9 +414,7 @@ class TestRequestsThatArriveLate:
         world.send()
         world.send_offsets(4)
         operation = world.commit()
-        while world.asked[0].kind is not kind:
-            world.answer()
-        world.answer(lost=True, arrives=True)
+        loses(world, kind)
         world.finish(operation)
         world.step()
         world.late_request_arrives()
@@ -419,9 +424,7 @@ class TestRequestsThatArriveLate:
     def test_offsets_do_not_take_the_place_of_those_of_the_next_transaction(self, version: int) -> None:
         world = TransactionWorld(version=version).started()
         operation = world.send_offsets(4)
-        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
-            world.answer()
-        world.answer(lost=True, arrives=True)
+        loses(world, RequestKind.COMMIT_OFFSETS)
         world.finish(operation)
         world.finish(world.commit())
         world.begin()
@@ -438,10 +441,8 @@ class TestRequestsThatArriveLate:
         """No epoch is between them: the transaction fails, and is done again."""
         world = TransactionWorld(version=version).started()
         first = world.send_offsets(4)
-        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
-            world.answer()
         second = world.send_offsets(5) if at_once else None
-        world.answer(lost=True, arrives=True)
+        loses(world, RequestKind.COMMIT_OFFSETS)
         world.finish(first)
         second = second or world.send_offsets(5)
         assert "might arrive last" in str(world.finish(second, TransactionAborted))
@@ -456,9 +457,7 @@ class TestRequestsThatArriveLate:
     def test_offsets_of_other_partitions_may_follow(self, version: int) -> None:
         world = TransactionWorld(version=version).started()
         first = world.send_offsets(4)
-        while world.asked[0].kind is not RequestKind.COMMIT_OFFSETS:
-            world.answer()
-        world.answer(lost=True, arrives=True)
+        loses(world, RequestKind.COMMIT_OFFSETS)
         world.finish(first)
         world.finish(world.send_offsets(7, partition=1))
         world.late_request_arrives()
