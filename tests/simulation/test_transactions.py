@@ -24,6 +24,12 @@ def _simulation(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def passes(seed: int) -> None:
+    process = _simulation("--seed", str(seed))
+    found = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, found
+
+
 @pytest.mark.slow
 @pytest.mark.crash
 @pytest.mark.timeout(7200)
@@ -39,19 +45,13 @@ def test_no_aborted_read_no_torn_lost_or_hanging_transaction_exactly_one_output_
 @pytest.mark.parametrize("seed", [5553, 5868, 14688, 16164, 17638, 18302, 19614])
 def test_what_a_killed_client_had_sent_arrives_before_the_end(seed: int) -> None:
     """Inputs that lay in a stalled connection of their sender: workers must be given the time to handle them."""
-    process = _simulation("--seed", str(seed))
-    found = process.communicate(timeout=100)[0]
-
-    assert process.returncode == 0, found
+    passes(seed)
 
 
 @pytest.mark.slow
 def test_a_commit_of_version_1_that_arrives_late_does_not_end_the_next_transaction() -> None:
     """Sent on a stalled connection, asked for again on another, committed; then the first one arrives as well."""
-    process = _simulation("--seed", "15271")
-    found = process.communicate(timeout=100)[0]
-
-    assert process.returncode == 0, found
+    passes(15271)
 
 
 def test_a_seed_is_the_same_every_time() -> None:

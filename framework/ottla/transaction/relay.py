@@ -139,7 +139,8 @@ class Relay(ApplicationPart):
         Raises:
             ConfigError: the tables are missing, or there are no client settings.
         """
-        if self.state not in (RelayState.STOPPED, RelayState.FAILED):
+        ended = self.state in (RelayState.STOPPED, RelayState.FAILED)  # its thread may still have to return
+        if self._thread is not None and self._thread.is_alive() and not ended:
             return
         if self._factory is None:
             raise ConfigError("a relay needs client settings: app.include(relay), or outbox.relay(engine, factory)")

@@ -384,7 +384,7 @@ class TestRequestsThatArriveLate:
         world.step()
         world.step()
         operation = getattr(world, end)()
-        world.answer(lost=True, arrives=True)
+        loses(world, RequestKind.END)
         world.finish(operation)
         world.begin()
         world.send(value=b"one half")
@@ -402,7 +402,7 @@ class TestRequestsThatArriveLate:
         world.step()
         world.step()
         operation = world.commit()
-        world.answer(lost=True, arrives=True)
+        loses(world, RequestKind.END)
         world.finish(operation)
         world.step()
         assert world.sent_kinds[-1] is RequestKind.INIT_PRODUCER_ID

@@ -112,6 +112,8 @@ _S = TransactionState
 _MAKES_KNOWN: Final = frozenset({RequestKind.ADD_PARTITIONS, RequestKind.ADD_OFFSETS, RequestKind.COMMIT_OFFSETS})
 """After these the coordinator may know of the transaction, whatever is answered."""
 
+_OF_A_TRANSACTION: Final = _MAKES_KNOWN | {RequestKind.END}
+
 _GRAVITY: Final = {ruling: number for number, ruling in enumerate(Verdict)}
 
 
@@ -490,7 +492,7 @@ class TransactionManager:
         if self.state is _S.FATAL:
             return
         kind, ruling = request.kind, verdict(request.kind, error)
-        if kind >= RequestKind.ADD_PARTITIONS and isinstance(error, Disconnected | NoAnswer):
+        if kind in _OF_A_TRANSACTION and isinstance(error, Disconnected | NoAnswer):
             self._may_arrive_late(request)
         is_open = self.state is _S.IN_TRANSACTION or self.state is _S.COMMITTING
         if ruling is Verdict.LOOK_UP or ruling is Verdict.RETRY:
